@@ -1,0 +1,43 @@
+# Everything happens in this checkout: .venv holds the packages of uv.lock, .tools holds uv where the machine has none.
+
+PORT ?= 8080
+STATE_DIR ?=
+ARGS ?=
+CHOSEN := $(origin PYTHON)
+PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$each; break; }; done)
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test install lint format chosen
+
+help: ## What can be made
+	@echo 'make TARGET [PYTHON=python3.12]   (any Python from 3.11 on; nothing else needs to be installed)'
+	@echo
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
+
+run: $(INSTALLED) ## Start Postgres, Vault and the service [PORT=8080] [STATE_DIR=folder]; Ctrl-C stops all
+	@exec $(BIN)/vault-credentials run --port '$(PORT)' $(if $(STATE_DIR),--state-dir '$(STATE_DIR)')
+
+test: $(INSTALLED) ## The whole test suite, on real servers that it starts [ARGS='-k words'] [TEST_BACKEND=local|containers]
+	@$(BIN)/pytest $(ARGS)
+
+install: $(INSTALLED) ## The packages of uv.lock into .venv
+	@echo 'installed: $(BIN)/vault-credentials'
+
+lint: $(INSTALLED) ## ruff, mypy --strict and the import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix --quiet .
+
+# A PYTHON given with the command counts even if .venv is there already.
+$(INSTALLED): pyproject.toml uv.lock scripts/install $(if $(filter command line,$(CHOSEN)),chosen)
+	@PYTHON='$(PYTHON)' scripts/install
+	@touch $@

@@ -1,0 +1,47 @@
+"""Using credentials: asking the provider whether keys work."""
+
+from fastapi import APIRouter
+
+from service.api.credential_routes import CredentialId
+from service.api.error_responses import documented
+from service.api.json_body import ValidateBody, body_schema
+from service.api.query_parameters import NoQuery
+from service.api.runtime import ApiRuntime
+from service.authz.dependencies import MayValidate, MayValidateGiven
+from service.memory.plaintext import Plaintext
+from service.modules.records import ProviderVerdict
+from service.schemas.credential_schemas import ValidateCredentialRequest, ValidateCredentialResponse
+
+router = APIRouter(prefix="/v1", tags=["use"], responses=documented(401, 403, 422, 500, 502, 503))
+
+
+@router.post(
+    "/credentials/validate",
+    responses=documented(413, 415),
+    openapi_extra=body_schema(ValidateCredentialRequest),
+)
+async def validate_given_keys(
+    access: MayValidateGiven, runtime: ApiRuntime, _query: NoQuery, body: ValidateBody
+) -> ValidateCredentialResponse:
+    """Tries Alpaca keys without storing them. A provider that can't be asked is an error, never "invalid"."""
+    with (
+        Plaintext.copy_of(body.api_key.get_secret_value()) as api_key,
+        Plaintext.copy_of(body.secret_key.get_secret_value()) as secret_key,
+    ):
+        verdict = await runtime.validator.validate_given(access, api_key, secret_key)
+    return _shown(verdict)
+
+
+@router.post("/credentials/{credential_id}/validate", responses=documented(404, 409))
+async def validate_stored_keys(
+    access: MayValidate, runtime: ApiRuntime, _query: NoQuery, credential_id: CredentialId
+) -> ValidateCredentialResponse:
+    """Tries a stored credential, and notes what came of it."""
+    return _shown(await runtime.validator.validate_stored(access, credential_id))
+
+
+def _shown(verdict: ProviderVerdict) -> ValidateCredentialResponse:
+    message = "The provider accepted the keys." if verdict.is_valid else "The provider refused the keys."
+    return ValidateCredentialResponse.model_validate(
+        {"is_valid": verdict.is_valid, "message": message, "account_type": verdict.account_type}
+    )

@@ -1,0 +1,56 @@
+"""The web application: routes, errors and middleware around one runtime."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from service.api import credential_routes, event_routes, health_routes, use_routes
+from service.api.error_responses import UnexpectedErrors, install_error_responses
+from service.api.openapi_document import install_openapi
+from service.api.response_headers import NoStore
+from service.composition import Runtime
+from service.observability import RequestLog
+from service.settings import Settings, load_settings
+
+
+def create_app(settings: Settings | None = None, *, runtime: Runtime | None = None) -> FastAPI:
+    """The application. Nothing is opened, and no setting read, before its lifespan begins.
+
+    With `runtime`, that one is used and stays the caller's to close; else one is opened from `settings` (default: the
+    environment's) and closed with the lifespan. Logging is the caller's to configure.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if runtime is not None:
+            app.state.runtime = runtime
+            yield
+            return
+        async with Runtime.open(settings or load_settings(), background=True) as opened:
+            app.state.runtime = opened
+            yield
+
+    app = FastAPI(
+        title="vault-credentials",
+        summary="Keeps users' broker and market-data API credentials, encrypted by Vault.",
+        version=version("vault-credentials"),
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+        # The pages for people would load their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        # A redirect to the address with or without a slash would be built from the caller's Host header.
+        redirect_slashes=False,
+    )
+    # `/credentials/validate` has to be found before `/credentials/{credential_id}`'s routes are asked.
+    for routes in (use_routes, credential_routes, event_routes, health_routes):
+        app.include_router(routes.router)
+    install_error_responses(app)
+    install_openapi(app)
+    # The last one added is the outermost.
+    app.add_middleware(UnexpectedErrors)
+    app.add_middleware(NoStore)
+    app.add_middleware(RequestLog)
+    return app

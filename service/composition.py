@@ -1,0 +1,217 @@
+"""The one place that builds and joins the parts. `app.py`, `cli.py` and the library's front door use it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Self
+
+from service.authz.identity import TokenVerifier
+from service.errors import CredentialsError, DatabaseNotReady
+from service.http_clients import issuer_client, provider_client, vault_client
+from service.modules.credential_opener import CredentialOpener
+from service.modules.credential_reader import CredentialReader
+from service.modules.credential_validator import CredentialValidator
+from service.modules.credential_writer import CredentialWriter
+from service.modules.idempotency import Idempotency
+from service.modules.readiness import Readiness, canary
+from service.modules.reconciliation import Reconciler
+from service.modules.sealed_write import SealedWriter
+from service.modules.usage import UsageRecorder
+from service.modules.vault_layout import VaultLayout
+from service.postgres.access_log import PostgresAccessLog
+from service.postgres.credential_store import PostgresCredentialStore
+from service.postgres.migrate import LATEST_VERSION
+from service.postgres.pool import Database
+from service.postgres.queries import SQL
+from service.postgres.reconciliation_store import PostgresReconciliationStore
+from service.providers.registry import Providers
+from service.settings import Settings, load_provider_settings, load_settings
+from service.vault.ciphertext_store import KvCiphertextStore
+from service.vault.client import VaultClient
+from service.vault.login import VaultSession
+from service.vault.transit import TransitCipher
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What a process holds open: Vault, Postgres, the providers, and the domain's parts joined over them."""
+
+    settings: Settings
+    reader: CredentialReader
+    opener: CredentialOpener
+    writer: CredentialWriter
+    validator: CredentialValidator
+    readiness: Readiness
+    reconciler: Reconciler
+    identity: TokenVerifier | None
+    """Checks callers' tokens; None where no issuer is set (a library needs none)."""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings, *, background: bool = False) -> AsyncIterator[Self]:
+        """Opens everything, and closes it when the block ends. Nothing is asked of Vault or Postgres until needed.
+
+        `background`: also reconciles, every `reconcile_interval` seconds, as a service does and a library doesn't.
+
+        Raises:
+            ConfigurationError: the settings can't be used.
+        """
+        async with AsyncExitStack() as stack:
+            vault_http = await stack.enter_async_context(vault_client(settings))
+            session = await stack.enter_async_context(VaultSession.open(vault_http, settings))
+            vault = VaultClient(vault_http, session, namespace=settings.vault_namespace, retries=settings.vault_retries)
+            database = await stack.enter_async_context(Database.open(settings))
+            providers = Providers.configured(await stack.enter_async_context(provider_client(settings)), settings)
+            cipher = TransitCipher(vault, settings.transit_mount)
+            ciphertexts = KvCiphertextStore(vault, settings.kv_mount)
+            layout = VaultLayout(settings.transit_mount, settings.transit_key_prefix, settings.kv_mount)
+            store = PostgresCredentialStore(database, settings)
+            log = PostgresAccessLog(database)
+            usage = UsageRecorder(store)
+            stack.push_async_callback(usage.close)
+            opener = CredentialOpener(log, ciphertexts, cipher, layout, usage)
+            sealed = SealedWriter(store, ciphertexts, cipher, intent_age_seconds=settings.intent_age_seconds)
+            idempotency = Idempotency(store, cipher, transit_key=settings.idempotency_key_name)
+            reconciler = Reconciler(PostgresReconciliationStore(database), ciphertexts, sealed, layout)
+            identity = None
+            if settings.oidc_issuer is not None:
+                issuer_http = await stack.enter_async_context(issuer_client(settings))
+                identity = TokenVerifier.from_settings(settings, issuer_http)
+                if identity is not None:
+                    stack.push_async_callback(identity.aclose)
+            runtime = cls(
+                settings=settings,
+                reader=CredentialReader(store, log),
+                opener=opener,
+                writer=CredentialWriter(store, log, ciphertexts, sealed, opener, idempotency, providers, layout),
+                validator=CredentialValidator(store, opener, providers),
+                readiness=_readiness(settings, vault, database, cipher, layout, reconciler),
+                reconciler=reconciler,
+                identity=identity,
+            )
+            if background:
+                await stack.enter_async_context(_reconciling(reconciler, settings.reconcile_interval))
+            yield runtime
+
+
+def _readiness(
+    settings: Settings,
+    vault: VaultClient,
+    database: Database,
+    cipher: TransitCipher,
+    layout: VaultLayout,
+    reconciler: Reconciler,
+) -> Readiness:
+    async def postgres() -> None:
+        row = await database.fetchrow(SQL["migration_version"])
+        if row[0] != LATEST_VERSION:
+            raise DatabaseNotReady
+
+    return Readiness(
+        {
+            "vault": vault.health,
+            "transit": canary(cipher, layout.transit_key("alpaca")),
+            "postgres": postgres,
+            "installation": reconciler.ensure_same_installation,
+        },
+        timeout=settings.vault_timeout + settings.database_timeout,
+    )
+
+
+@asynccontextmanager
+async def _reconciling(reconciler: Reconciler, interval: float) -> AsyncIterator[None]:
+    async def loop() -> None:
+        while True:
+            try:
+                report = await reconciler.run(apply=True)
+                if report.due or report.failed:
+                    _log.info("reconciled", extra={"removed": report.removed, "failed": report.failed})
+            except CredentialsError as error:
+                _log.warning("reconciliation failed", extra={"error": type(error).__name__})
+            await asyncio.sleep(interval)
+
+    task = asyncio.create_task(loop(), name="reconciliation")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+# --- what the library's front door uses: one runtime for each event loop, from the environment or from `configure` ----
+
+_configured: Settings | None = None
+_runtimes: dict[asyncio.AbstractEventLoop, "asyncio.Task[tuple[Runtime, AsyncGenerator[Runtime]]]"] = {}
+_provider_sets: dict[asyncio.AbstractEventLoop, tuple[Providers, AsyncGenerator[Providers]]] = {}
+
+
+def configure(settings: Settings | None) -> None:
+    """Settings for runtimes opened from now on by the library's functions; None: the environment's again."""
+    global _configured  # noqa: PLW0603 - this module is where a process's state lives
+    _configured = settings
+
+
+async def process_runtime() -> Runtime:
+    """The runtime of this event loop, opened at first use.
+
+    It is held by an async generator that this loop has started: `asyncio.run` closes those at its end, so a program
+    that never calls `close_process_runtime` leaves nothing open either.
+    """
+    loop = asyncio.get_running_loop()
+    opening = _runtimes.get(loop)
+    if opening is None:
+        for ended in [other for other in _runtimes if other.is_closed()]:
+            del _runtimes[ended]
+        opening = _runtimes[loop] = loop.create_task(_open_runtime())
+    try:
+        runtime, _holder = await asyncio.shield(opening)
+    except Exception:
+        _runtimes.pop(loop, None)
+        raise
+    return runtime
+
+
+async def _open_runtime() -> tuple[Runtime, AsyncGenerator[Runtime]]:
+    holder = _runtime_holder(_configured or load_settings())
+    return await anext(holder), holder
+
+
+async def _runtime_holder(settings: Settings) -> AsyncGenerator[Runtime]:
+    async with Runtime.open(settings) as runtime:
+        try:
+            yield runtime
+        finally:
+            _runtimes.pop(asyncio.get_running_loop(), None)
+
+
+async def process_providers() -> Providers:
+    """The providers alone, of this event loop: what validating given keys needs."""
+    loop = asyncio.get_running_loop()
+    if loop not in _provider_sets:
+        holder = _providers_holder()
+        _provider_sets[loop] = (await anext(holder), holder)
+    return _provider_sets[loop][0]
+
+
+async def _providers_holder() -> AsyncGenerator[Providers]:
+    settings = _configured or load_provider_settings()
+    async with provider_client(settings) as client:
+        try:
+            yield Providers.configured(client, settings)
+        finally:
+            _provider_sets.pop(asyncio.get_running_loop(), None)
+
+
+async def close_process_runtime() -> None:
+    """Closes what the library's functions opened in this event loop: connections, and the Vault token is revoked."""
+    loop = asyncio.get_running_loop()
+    if (opening := _runtimes.pop(loop, None)) is not None:
+        _runtime, holder = await opening
+        await holder.aclose()
+    if (held := _provider_sets.pop(loop, None)) is not None:
+        await held[1].aclose()

@@ -1,0 +1,203 @@
+"""Every error this service raises, in one hierarchy. No HTTP here: `api/error_responses.py` maps these to statuses.
+
+An error's message is fixed text. None of them carries a value a caller sent, a ciphertext, a token or a driver's
+message, so that whatever prints an exception prints no secret. The driver's own exception is chained as
+`__cause__` only where it cannot hold one.
+"""
+
+from collections.abc import Sequence
+
+
+class CredentialsError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+class ConfigurationError(CredentialsError):
+    """The settings don't fit together; the message names the setting, never its value."""
+
+
+# --- what a caller sent ------------------------------------------------------------------------------------------
+
+
+class InvalidInput(CredentialsError, ValueError):
+    """A value was refused. `field` says which, `problem` why; the value itself is never kept."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        self.problem = problem
+        super().__init__(f"{field}: {problem}")
+
+
+class InvalidFields(InvalidInput):
+    """Several values were refused. `problems` has each one's field and problem; `field` and `problem` the first's."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        super().__init__(*problems[0])
+        self.problems = tuple(problems)
+
+
+class BodyTooLarge(CredentialsError):
+    """The request's body is larger than this service accepts."""
+
+
+class WrongContentType(CredentialsError):
+    """The request's body has to be application/json, in UTF-8, not compressed."""
+
+
+class CredentialDenied(CredentialsError, ValueError):
+    """The credential may not be opened by this caller. A `ValueError`, as the seed's interface promises."""
+
+
+class CredentialNotFound(CredentialDenied):
+    """No such credential for this user."""  # another user's credential says exactly the same (invariant 9)
+
+
+class CredentialInactive(CredentialDenied):
+    """The credential is disabled."""
+
+
+class WrongCredentialType(CredentialDenied):
+    """The credential is of another type than the one asked for."""
+
+
+class PreconditionFailed(CredentialsError):
+    """The credential has changed since the version named in If-Match."""
+
+
+class PreconditionRequired(CredentialsError):
+    """This change has to name the version it changes, in If-Match."""
+
+
+class ConcurrentUpdate(CredentialsError):
+    """Another update of this credential won; nothing was changed by this one."""
+
+
+class NothingToRollBack(CredentialsError):
+    """There is no kept previous version of this credential."""
+
+
+class IdempotencyMismatch(CredentialsError):
+    """This Idempotency-Key was used with another request body."""
+
+
+class IdempotentResultGone(CredentialsError):
+    """The credential stored under this Idempotency-Key has been deleted since."""
+
+
+class WriteInterrupted(CredentialsError):
+    """The write took longer than its intent lives and was cleaned up; nothing was changed. Send it again."""
+
+
+# --- identity and permission --------------------------------------------------------------------------------------
+
+
+class AuthenticationFailed(CredentialsError):
+    """The bearer token is missing or not acceptable."""
+
+
+class TokenMissing(AuthenticationFailed):
+    """There is no bearer token."""
+
+
+class PermissionDenied(CredentialsError):
+    """This caller's role does not allow this."""
+
+
+class IssuerUnavailable(CredentialsError):
+    """The token issuer's keys could not be fetched, and none that fit are known."""
+
+
+# --- what the credential is made of -------------------------------------------------------------------------------
+
+
+class CredentialUnreadable(CredentialsError):
+    """The credential's stored parts do not fit together, so it does not open. Store it again."""
+
+
+class CiphertextGone(CredentialUnreadable):
+    """The pinned version of the ciphertext is not in Vault's KV store."""
+
+
+class CiphertextRejected(CredentialUnreadable):
+    """Vault refused to decrypt: the ciphertext is not what its row says it is."""
+
+
+class KeyVersionRetired(CredentialUnreadable):
+    """The ciphertext is under a key version below the key's minimum."""
+
+
+class InstallationMismatch(CredentialsError):
+    """Vault and Postgres carry different installation ids: they do not belong together."""
+
+
+# --- Vault --------------------------------------------------------------------------------------------------------
+
+
+class TemporarilyUnavailable(CredentialsError):
+    """Something this service needs does not answer at the moment."""
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds after which trying again may help, or None where nobody knows."""
+
+
+class VaultUnavailable(TemporarilyUnavailable):
+    """Vault could not be reached, or answered with a fault of its own."""
+
+
+class VaultSealed(VaultUnavailable):
+    """Vault is sealed."""
+
+
+class VaultStandby(VaultUnavailable):
+    """This Vault node is a standby that does not forward requests."""
+
+
+class VaultThrottled(VaultUnavailable):
+    """Vault's rate limit was reached."""
+
+
+class VaultDenied(CredentialsError):
+    """Vault's policy or login refused the service itself. An operator has to look."""
+
+
+class VaultLoginFailed(VaultDenied):
+    """The service could not log in to Vault. An operator has to look."""
+
+
+class VaultRefused(CredentialsError):
+    """Vault refused a request as wrong. An operator has to look."""
+
+
+class CasMismatch(CredentialsError):
+    """The KV path has another newest version than expected."""
+
+
+# --- Postgres -----------------------------------------------------------------------------------------------------
+
+
+class DatabaseUnavailable(TemporarilyUnavailable):
+    """Postgres could not be reached, or could not do its work in time."""
+
+
+class DatabaseNotReady(CredentialsError):
+    """Postgres has not been migrated to what this version of the service needs: run `vault-credentials migrate`."""
+
+
+# --- providers ----------------------------------------------------------------------------------------------------
+
+
+class ProviderUnavailable(TemporarilyUnavailable):
+    """The provider could not be asked, so nothing is known about the credential."""
+
+
+class ProviderThrottled(ProviderUnavailable):
+    """The provider's rate limit was reached, so nothing is known about the credential."""
+
+
+class ProviderRefused(ProviderUnavailable):
+    """The provider refused to answer (not because of the credential), so nothing is known about it."""

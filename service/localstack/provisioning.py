@@ -1,0 +1,153 @@
+"""Gives a Vault what the service needs. Idempotent: run again, it changes what differs and makes what is missing.
+
+What holds afterwards: the mounts, the transit keys, the runtime's policy and AppRole role, and the installation id,
+which ties this Vault to one Postgres database. A key or a mount that is there is never made anew.
+
+Vault documentation: https://developer.hashicorp.com/vault/api-docs (secret/transit, secret/kv/kv-v2, auth/approle,
+system/audit, system/config-auditing).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import httpx
+
+from service.errors import ConfigurationError, InstallationMismatch
+from service.localstack.policies import VaultNames, local_operator_policy, runtime_policy
+from service.localstack.vault_admin import VaultAdmin
+
+CREDENTIAL_TYPES = ("alpaca", "polygon")
+
+_BATCH_HEADER = "X-Credentials-Batch-Id"
+_MAX_VERSIONS = 100  # KV's default of 10 would let ten failed updates push the pinned version out
+_OPERATOR_PERIOD = "768h"  # the longest lease a Vault grants by default; it begins anew at each renewal
+
+
+@dataclass(frozen=True)
+class RuntimeLogin:
+    """What the service logs in with."""
+
+    role_id: str
+    secret_id: str = field(repr=False)
+
+
+def provision(
+    vault: VaultAdmin, installation_id: UUID, names: VaultNames, types: Sequence[str] = CREDENTIAL_TYPES
+) -> None:
+    """Mounts, keys, policy, AppRole role, audited header and installation id.
+
+    Raises:
+        InstallationMismatch: this Vault belongs to another Postgres database. Nothing has been changed.
+        ConfigurationError: a mount or a key is there, but is not what is needed. Nothing that is there was changed.
+        VaultDenied, VaultRefused, VaultUnavailable: from Vault.
+    """
+    is_claimed = _check_installation(vault, installation_id, names)
+    _mount(vault, names.transit, "transit", {})
+    _mount(vault, names.kv, "kv", {"version": "2"})
+    vault.call("POST", f"{names.kv}/config", {"cas_required": True, "max_versions": _MAX_VERSIONS})
+    if not is_claimed:
+        vault.call(
+            "POST",
+            f"{names.kv}/data/installation",
+            {"data": {"id": str(installation_id)}, "options": {"cas": 0}},
+        )
+    for credential_type in types:
+        _key(vault, names, names.type_key(credential_type), {"type": "aes256-gcm96", "derived": True})
+    _key(vault, names, names.idempotency_key, {"type": "hmac", "key_size": 32})
+    _write_policy(vault, names.role, runtime_policy(names))
+    if f"{names.approle}/" not in vault.data("GET", "sys/auth"):
+        vault.call("POST", f"sys/auth/{names.approle}", {"type": "approle"})
+    vault.call(
+        "POST",
+        f"auth/{names.approle}/role/{names.role}",
+        {
+            "token_policies": [names.role],
+            "token_no_default_policy": True,
+            "token_ttl": "1h",
+            "token_max_ttl": "24h",
+            "secret_id_num_uses": 0,
+            "secret_id_ttl": 0,
+        },
+    )
+    # A random id, logged in the clear: it joins an event of ours with Vault's own record of the decryption.
+    vault.call("POST", f"sys/config/auditing/request-headers/{_BATCH_HEADER}", {"hmac": False})
+
+
+def runtime_login(vault: VaultAdmin, names: VaultNames, secret_id: str | None) -> RuntimeLogin:
+    """The role's id, and the given secret id if Vault still takes it, else a new one."""
+    role = f"auth/{names.approle}/role/{names.role}"
+    role_id = str(vault.data("GET", f"{role}/role-id")["role_id"])
+    if secret_id is not None:
+        known = vault.raw("POST", f"{role}/secret-id/lookup", {"secret_id": secret_id})
+        if known.status_code == httpx.codes.OK:
+            return RuntimeLogin(role_id, secret_id)
+    return RuntimeLogin(role_id, str(vault.data("POST", f"{role}/secret-id", {})["secret_id"]))
+
+
+def operator_token(vault: VaultAdmin, names: VaultNames, kept: str | None) -> str:
+    """The local stack's operator token: the kept one if it still lives (renewed), else a new one. Never root."""
+    _write_policy(vault, "local-operator", local_operator_policy(names))
+    if kept is not None:
+        renewed = vault.raw("POST", "auth/token/renew", {"token": kept})
+        if renewed.status_code == httpx.codes.OK:
+            return kept
+    made = vault.call(
+        "POST",
+        "auth/token/create-orphan",
+        {
+            "policies": ["local-operator"],
+            "no_default_policy": True,
+            "period": _OPERATOR_PERIOD,
+            "display_name": "local-operator",
+        },
+    )
+    return str(made["auth"]["client_token"])
+
+
+def ensure_audited(vault: VaultAdmin, audit_path: str | None, progress: Callable[[str], None]) -> None:
+    """Turns on a file audit device where the path is known; on a Vault that isn't ours, says if there is none."""
+    devices = vault.data("GET", "sys/audit")
+    if audit_path is None:
+        if not devices:
+            progress("WARNING: the given Vault has no audit device, so nothing but this service records decryptions")
+        return
+    if "file/" not in devices:
+        vault.call("POST", "sys/audit/file", {"type": "file", "options": {"file_path": audit_path}})
+
+
+def _check_installation(vault: VaultAdmin, installation_id: UUID, names: VaultNames) -> bool:
+    """Whether this Vault has been claimed by this installation already."""
+    if f"{names.kv}/" not in vault.data("GET", "sys/mounts"):
+        return False
+    found = vault.find(f"{names.kv}/data/installation")
+    if found is None:
+        return False
+    if (found.get("data") or {}).get("id") != str(installation_id):
+        raise InstallationMismatch
+    return True
+
+
+def _mount(vault: VaultAdmin, path: str, kind: str, options: dict[str, str]) -> None:
+    mounted = vault.data("GET", "sys/mounts").get(f"{path}/")
+    if mounted is None:
+        vault.call("POST", f"sys/mounts/{path}", {"type": kind, "options": options})
+    elif mounted["type"] != kind or any((mounted["options"] or {}).get(k) != v for k, v in options.items()):
+        raise ConfigurationError(f"Vault's mount {path}/ is there, but is no {kind} mount as needed")
+
+
+def _key(vault: VaultAdmin, names: VaultNames, name: str, wanted: dict[str, object]) -> None:
+    path = f"{names.transit}/keys/{name}"
+    found = vault.find(path)
+    if found is None:
+        vault.call("POST", path, wanted)
+        found = vault.data("GET", path)
+    # `exportable` can't be undone: a key that has it is not one to put credentials under.
+    wrong = [field for field, value in wanted.items() if field in ("type", "derived") and found.get(field) != value]
+    wrong += [field for field in ("exportable", "allow_plaintext_backup", "deletion_allowed") if found.get(field)]
+    if wrong:
+        raise ConfigurationError(f"Vault's transit key {name} is there, but its {', '.join(wrong)} is not as needed")
+
+
+def _write_policy(vault: VaultAdmin, name: str, policy: str) -> None:
+    vault.call("PUT", f"sys/policies/acl/{name}", {"policy": policy})

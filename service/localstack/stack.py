@@ -1,0 +1,231 @@
+"""The local stack: Postgres and Vault running, migrated, provisioned, and what everybody needs to use them."""
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from uuid import UUID
+
+from service.errors import ConfigurationError, CredentialsError
+from service.localstack import identity_tokens, provisioning
+from service.localstack.policies import VaultNames
+from service.localstack.postgres_server import blocking, running_postgres
+from service.localstack.state_dir import StateDir
+from service.localstack.vault_admin import VaultAdmin
+from service.localstack.vault_binary import find_vault
+from service.localstack.vault_server import RunningVault, running_vault
+from service.postgres.migrate import create_login, installation_id, migrate
+from service.settings import Settings, load_settings
+
+_RUNTIME_ROLE = "credentials_runtime"
+_FACTS = "stack.json"
+
+
+@dataclass(frozen=True)
+class LocalStack:
+    """A stack that runs. Nothing in its `repr` is secret."""
+
+    state_dir: Path
+    vault: RunningVault
+    names: VaultNames
+    installation_id: UUID
+    operator_token: str = field(repr=False)
+    role_id: str
+    secret_id_file: Path
+    oidc_issuer: str
+    owner_database_url: str = field(repr=False)
+    database_url: str = field(repr=False)
+    """As the runtime's role, which owns nothing."""
+    postgres_origin: str
+
+    def environment(self, *, port: int | None = None) -> dict[str, str]:
+        """What another process needs to use this stack, as environment variables."""
+        variables = {
+            "DATABASE_URL": self.database_url,
+            "CREDENTIALS_OWNER_DATABASE_URL": self.owner_database_url,
+            "VAULT_ADDR": self.vault.address,
+            "VAULT_TOKEN": self.operator_token,
+            "CREDENTIALS_VAULT_LOGIN": "approle",
+            "CREDENTIALS_VAULT_AUTH_MOUNT": self.names.approle,
+            "CREDENTIALS_VAULT_ROLE_ID": self.role_id,
+            "CREDENTIALS_VAULT_SECRET_ID_FILE": str(self.secret_id_file),
+            "CREDENTIALS_TRANSIT_MOUNT": self.names.transit,
+            "CREDENTIALS_TRANSIT_KEY_PREFIX": self.names.key_prefix,
+            "CREDENTIALS_KV_MOUNT": self.names.kv,
+            "CREDENTIALS_OIDC_ISSUER": self.oidc_issuer,
+            "CREDENTIALS_OIDC_AUDIENCE": identity_tokens.AUDIENCE,
+            "CREDENTIALS_OIDC_USER_CLAIM": identity_tokens.USER_CLAIM,
+        }
+        if self.vault.namespace:
+            variables["VAULT_NAMESPACE"] = self.vault.namespace
+        if self.vault.cacert:
+            variables["VAULT_CACERT"] = self.vault.cacert
+            if self.oidc_issuer.startswith(self.vault.address):
+                variables["CREDENTIALS_OIDC_CACERT"] = self.vault.cacert
+        if port is not None:
+            variables["SERVICE_URL"] = f"http://127.0.0.1:{port}"
+        return variables
+
+    def settings(self, **overrides: Any) -> Settings:
+        """Settings for a service or library on this stack; the rest is as the environment has it."""
+        given: dict[str, Any] = {
+            "database_url": self.database_url,
+            "vault_addr": self.vault.address,
+            "vault_namespace": self.vault.namespace,
+            "vault_cacert": self.vault.cacert,
+            "vault_login": "approle",
+            "vault_auth_mount": self.names.approle,
+            "vault_role_id": self.role_id,
+            "vault_secret_id": None,
+            "vault_secret_id_file": self.secret_id_file,
+            "vault_secret_id_wrapped": False,
+            "transit_mount": self.names.transit,
+            "transit_key_prefix": self.names.key_prefix,
+            "kv_mount": self.names.kv,
+            "oidc_issuer": self.oidc_issuer,
+            "oidc_audience": identity_tokens.AUDIENCE,
+            "oidc_user_claim": identity_tokens.USER_CLAIM,
+            "oidc_roles_claim": "roles",
+            "oidc_role_names": {},
+        }
+        if self.vault.cacert and self.oidc_issuer.startswith(self.vault.address):
+            given["oidc_cacert"] = self.vault.cacert
+        return load_settings(**{**given, **overrides})
+
+    def note(self, *, port: int | None = None) -> None:
+        """Writes down what `vault-credentials env` and `token` tell, in the state folder."""
+        StateDir(self.state_dir).write_json(
+            _FACTS,
+            {
+                "environment": self.environment(port=port),
+                "own": [name for name, ours in (("vault", self.vault.is_ours), ("postgres", _is_own(self))) if ours],
+            },
+        )
+
+
+@contextmanager
+def local_stack(
+    state_dir: Path, environment: Mapping[str, str], progress: Callable[[str], None]
+) -> Iterator[LocalStack]:
+    """A stack for as long as the block lasts. What was started is stopped afterwards, and nothing else; data stays.
+
+    `environment` is asked for `VAULT_ADDR`, `VAULT_TOKEN`, `DATABASE_URL` (as the tables' owner),
+    `CREDENTIALS_LOCAL_VAULT` and the names of mounts. Start it from a thread that lives as long as the stack.
+
+    Raises:
+        ConfigurationError: the state folder is in use, there is no way to a Vault, a server does not start.
+        InstallationMismatch: Vault and Postgres do not belong together.
+    """
+    state = StateDir(state_dir)
+    state.create()
+    with state.locked():
+        given = _without_own(environment, state)
+        names = VaultNames(
+            transit=given.get("CREDENTIALS_TRANSIT_MOUNT") or VaultNames.transit,
+            kv=given.get("CREDENTIALS_KV_MOUNT") or VaultNames.kv,
+            approle=given.get("CREDENTIALS_VAULT_AUTH_MOUNT") or VaultNames.approle,
+            key_prefix=given.get("CREDENTIALS_TRANSIT_KEY_PREFIX") or VaultNames.key_prefix,
+        )
+        source = find_vault(given, progress)  # first, as it may take minutes
+        with running_postgres(given.get("DATABASE_URL") or None, state, progress) as postgres:
+            progress(f"Postgres: {postgres.origin}")
+            with running_vault(source, state, progress) as vault, vault.admin() as admin:
+                progress(f"Vault: {vault.origin}")
+                keys = [names.type_key(each) for each in provisioning.CREDENTIAL_TYPES]
+                blocking(migrate(postgres.owner_url, transit_keys=keys))
+                installation = blocking(installation_id(postgres.owner_url))
+                if vault.is_ours:
+                    # Before there is anything to audit, so that its log misses nothing.
+                    provisioning.ensure_audited(admin, vault.audit_path, progress)
+                provisioning.provision(admin, installation, names)
+                if not vault.is_ours:
+                    provisioning.ensure_audited(admin, None, progress)
+                yield LocalStack(
+                    state_dir=state.path,
+                    vault=vault,
+                    names=names,
+                    installation_id=installation,
+                    operator_token=_operator_token(admin, names, state),
+                    **_login(admin, names, state),
+                    oidc_issuer=identity_tokens.ensure_issuer(admin, is_ours=vault.is_ours),
+                    owner_database_url=postgres.owner_url,
+                    database_url=_runtime_url(postgres.owner_url, installation, state),
+                    postgres_origin=postgres.origin,
+                )
+
+
+def noted_environment(state_dir: Path) -> dict[str, str]:
+    """What `LocalStack.note` wrote of the stack that runs in this folder.
+
+    Raises:
+        ConfigurationError: none is running there.
+    """
+    state = StateDir(state_dir)
+    noted = state.read_json(_FACTS).get("environment") or {}
+    if not noted or not state.is_in_use():
+        raise ConfigurationError(
+            f"no stack is running in {state.path}: start one with `vault-credentials run --state-dir {state.path}`"
+        )
+    return dict(noted)
+
+
+def mint_token(variables: Mapping[str, str], role: str, subject: str) -> str:
+    """A JWT from the Vault of a noted stack; see `identity_tokens.mint`."""
+    with VaultAdmin(
+        variables["VAULT_ADDR"],
+        variables["VAULT_TOKEN"],
+        namespace=variables.get("VAULT_NAMESPACE"),
+        cacert=variables.get("VAULT_CACERT"),
+    ) as vault:
+        return identity_tokens.mint(vault, role, subject)
+
+
+def _is_own(stack: LocalStack) -> bool:
+    return stack.postgres_origin != "DATABASE_URL"
+
+
+def _without_own(environment: Mapping[str, str], state: StateDir) -> dict[str, str]:
+    """The environment without what this very stack's `env` told a shell before: that is started again, not given."""
+    given = dict(environment)
+    facts = state.read_json(_FACTS)
+    noted, own = facts.get("environment") or {}, facts.get("own") or []
+    if "vault" in own and given.get("VAULT_ADDR") == noted.get("VAULT_ADDR"):
+        for name in ("VAULT_ADDR", "VAULT_TOKEN"):
+            given.pop(name, None)
+    if "postgres" in own and given.get("DATABASE_URL") in (
+        noted.get("DATABASE_URL"),
+        noted.get("CREDENTIALS_OWNER_DATABASE_URL"),
+    ):
+        given.pop("DATABASE_URL", None)
+    return given
+
+
+def _operator_token(admin: VaultAdmin, names: VaultNames, state: StateDir) -> str:
+    token = provisioning.operator_token(admin, names, state.read("operator.token"))
+    state.write("operator.token", token)
+    return token
+
+
+def _login(admin: VaultAdmin, names: VaultNames, state: StateDir) -> dict[str, Any]:
+    login = provisioning.runtime_login(admin, names, state.read("secret-id"))
+    return {"role_id": login.role_id, "secret_id_file": state.write("secret-id", login.secret_id)}
+
+
+def _runtime_url(owner_url: str, installation: UUID, state: StateDir) -> str:
+    """A login of the runtime's role, with a password of this state folder's."""
+    name = f"{_RUNTIME_ROLE}_{installation.hex[:8]}"
+    password = state.read("runtime.password")
+    if password is None:
+        password = secrets.token_hex(24)  # hex needs no escaping in a URL
+        state.write("runtime.password", password)
+    try:
+        blocking(create_login(owner_url, name=name, password=password, member_of=_RUNTIME_ROLE))
+    except CredentialsError:
+        raise ConfigurationError("DATABASE_URL: that user may not create the runtime's login role") from None
+    parts = urlsplit(owner_url)
+    query = urlencode([pair for pair in parse_qsl(parts.query) if pair[0] not in ("user", "password")])
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{name}:{password}@{host}", query=query))

@@ -1,0 +1,109 @@
+"""The library's front door: the functions an embedding program calls.
+
+Names, signatures and this module's path are a public interface. What they need (Vault, settings, a pool) is opened
+from the environment at first use and lives in `service.composition`, once for each event loop, whichever name this
+module was imported under; `composition.configure` passes settings explicitly, `composition.close_process_runtime`
+closes it (so does the end of `asyncio.run`).
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal
+from uuid import UUID
+
+from service.memory.plaintext import Plaintext
+from service.modules.credential_validator import validate_keys
+from service.modules.credential_writer import NewCredential
+from service.modules.ports import CallerConnection
+from service.modules.records import OwnerAccess
+
+if TYPE_CHECKING:
+    from service.composition import Runtime
+
+__all__ = [
+    "get_decrypted_alpaca_credential",
+    "get_decrypted_credential",
+    "store_credential",
+    "validate_alpaca_credentials",
+]
+
+
+@asynccontextmanager
+async def get_decrypted_alpaca_credential(
+    conn: CallerConnection, credential_id: str | UUID, user_id: str
+) -> AsyncIterator[tuple[str, str]]:
+    """Opens an Alpaca credential for the length of a block: yields `(api_key, secret_key)`.
+
+    `conn` is an asyncpg connection to the service's database. Not in a transaction, it is used to authorise and record;
+    in one, the service's own pool is, so that a rollback loses no record (a row that is not committed yet is then not
+    found).
+
+    The two are strings whose `repr` is masked. When the block ends, however it ends, they are wiped in place: every
+    reference to them reads as NULs. Copies that the block makes (`str.encode`, an f-string) are the block's.
+
+    Raises:
+        ValueError: the credential is not this user's (or isn't there), not active, or not of type alpaca.
+        service.errors.CredentialUnreadable: its parts in Vault and Postgres don't fit together.
+        service.errors.TemporarilyUnavailable: Vault or Postgres does not answer.
+    """
+    runtime, access = await _as_owner(user_id)
+    async with runtime.opener.reveal(access, credential_id, credential_type="alpaca", conn=conn) as keys:
+        yield keys
+
+
+@asynccontextmanager
+async def get_decrypted_credential(
+    conn: CallerConnection, credential_id: str | UUID, user_id: str
+) -> AsyncIterator[tuple[str, str]]:
+    """As `get_decrypted_alpaca_credential`, for every type; Polygon's secret key is an empty string."""
+    runtime, access = await _as_owner(user_id)
+    async with runtime.opener.reveal(access, credential_id, conn=conn) as keys:
+        yield keys
+
+
+async def store_credential(
+    conn: CallerConnection,
+    account_id: str | UUID,
+    user_id: str,
+    credential_type: str,
+    api_key: str,
+    secret_key: str,
+) -> str:
+    """Encrypts and stores a credential; returns its id.
+
+    If `conn` is in a transaction, the credential is there when that commits and has never been when it rolls back.
+
+    Raises:
+        ValueError: `account_id` is no UUID, the type is unknown, or a key is not what a key can be. Names the field.
+        service.errors.TemporarilyUnavailable: Vault or Postgres does not answer.
+    """
+    runtime, access = await _as_owner(user_id)
+    with Plaintext.copy_of(api_key) as api, Plaintext.copy_of(secret_key) as secret:
+        new = NewCredential(account_id, credential_type, api, secret)
+        return str((await runtime.writer.store(access, new, conn=conn)).id)
+
+
+async def validate_alpaca_credentials(api_key: str, secret_key: str) -> tuple[bool, Literal["paper", "live"] | None]:
+    """Asks Alpaca whether it accepts the keys: `(True, "paper" | "live")`, or `(False, None)`.
+
+    Asks `ALPACA_BASE_URL` (default: the paper API); where that is one of Alpaca's two hosts and refuses, the other one
+    too. Needs neither Vault nor Postgres.
+
+    Raises:
+        ValueError: a key is not what a key can be.
+        service.errors.ProviderUnavailable: Alpaca could not be asked. That says nothing about the keys.
+    """
+    from service.composition import process_providers
+
+    providers = await process_providers()
+    with Plaintext.copy_of(api_key) as api, Plaintext.copy_of(secret_key) as secret:
+        verdict = await validate_keys(providers, "alpaca", api, secret)
+    return verdict.is_valid, verdict.account_type
+
+
+async def _as_owner(user_id: str) -> tuple["Runtime", OwnerAccess]:
+    # Lazily, and here alone: the composition root sees every module, so a module must not see it at import.
+    from service.composition import process_runtime
+
+    runtime = await process_runtime()
+    return runtime, OwnerAccess(user_id=user_id, actor=runtime.settings.actor)

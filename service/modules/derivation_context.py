@@ -1,0 +1,38 @@
+"""The derivation context: what a ciphertext is bound to. It opens as exactly this, or not at all (invariants 3, 4)."""
+
+import hashlib
+from uuid import UUID
+
+_FORMAT = b"vcred\x00\x01\x00"
+"""Eight bytes; the last but one counts formats."""
+
+
+def derivation_context(
+    *,
+    binding: bytes,
+    user_id: str,
+    account_id: UUID,
+    credential_id: UUID,
+    secret_version: int,
+    credential_type: str,
+) -> bytes:
+    """The transit `context` of one secret: 160 bytes, every field of fixed length, so no two differ in meaning alone.
+
+    `user_id` is the owner as authenticated, not as read from the row: a row given to another owner then derives
+    another key. `binding` is the row's 32 random bytes, without which nobody derives the key at all.
+
+    Vault's context survives `rewrap`, which `associated_data` does not (hashicorp/vault#29532).
+    """
+    if len(binding) != 32:
+        raise ValueError("binding must be 32 bytes")
+    return b"".join(
+        (
+            _FORMAT,
+            binding,
+            hashlib.sha256(user_id.encode("utf-8")).digest(),
+            account_id.bytes,
+            credential_id.bytes,
+            secret_version.to_bytes(8, "big"),
+            hashlib.sha256(credential_type.encode("utf-8")).digest(),
+        )
+    )

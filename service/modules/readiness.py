@@ -1,0 +1,69 @@
+"""Whether this process can do its work: each thing it needs, tried for real."""
+
+import asyncio
+import secrets
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.errors import CredentialsError
+from service.memory.plaintext import Plaintext
+from service.modules.ports import Cipher
+
+
+class Probe(Protocol):
+    """One thing to try. Raises a CredentialsError where it doesn't work."""
+
+    async def __call__(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What came of trying one thing; `detail` is fixed public text."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Readiness:
+    """Tries everything that a request may need, side by side."""
+
+    def __init__(self, probes: dict[str, Callable[[], Awaitable[None]]], *, timeout: float) -> None:
+        self._probes = probes
+        self._timeout = timeout
+
+    async def check(self) -> list[Check]:
+        """One result for each probe; never raises."""
+        return list(await asyncio.gather(*(self._try(name, probe) for name, probe in self._probes.items())))
+
+    async def _try(self, name: str, probe: Callable[[], Awaitable[None]]) -> Check:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await probe()
+        except CredentialsError as error:
+            return Check(name, False, str(error))
+        except TimeoutError:
+            return Check(name, False, "No answer in time.")
+        return Check(name, True, "ok")
+
+
+def canary(cipher: Cipher, transit_key: str) -> Callable[[], Awaitable[None]]:
+    """A probe that encrypts and decrypts random bytes with a real key, under the service's own policy."""
+
+    async def probe() -> None:
+        context = secrets.token_bytes(160)
+        expected = secrets.token_bytes(16)
+        with Plaintext(bytearray(expected)) as plaintext:
+            (seal,) = await cipher.encrypt(transit_key, [(plaintext, context)])
+        if isinstance(seal, Exception):
+            raise seal
+        (opened,) = await cipher.decrypt(transit_key, [(seal.ciphertext, context)], batch_id=uuid.uuid4())
+        if isinstance(opened, Exception):
+            raise opened
+        with opened:
+            if opened.reveal() != expected:
+                raise CredentialsError("Vault decrypted something else than it encrypted.")
+
+    return probe

@@ -1,0 +1,169 @@
+"""Cleaning up what a crash left: by the intents, never by listing all of KV. And a full check, which only reports."""
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from service.errors import CredentialsError, InstallationMismatch
+from service.modules.ports import CiphertextStore, ReconciliationStore
+from service.modules.records import Credential, WriteIntent
+from service.modules.sealed_write import SealedWriter
+from service.modules.vault_layout import VaultLayout
+
+_log = logging.getLogger(__name__)
+_BATCH = 200
+
+
+@dataclass(slots=True)
+class ReconciliationReport:
+    """What reconciliation found, and did where it was to be applied."""
+
+    due: int = 0
+    removed: int = 0
+    kept: int = 0
+    held_by_writers: int = 0
+    failed: int = 0
+    expired_previous: int = 0
+    purged_idempotency_keys: int = 0
+
+
+@dataclass(slots=True)
+class ScanReport:
+    """What the full check found. Nothing is deleted by it."""
+
+    credentials: int = 0
+    broken: list[UUID] = field(default_factory=list)
+    """Credentials whose pinned ciphertext is not in KV."""
+    unaccounted: list[str] = field(default_factory=list)
+    """KV versions (`path@version`) that no row pins and no intent accounts for."""
+
+
+class Reconciler:
+    """Removes what no row pins and an intent accounts for.
+
+    Guarantees: nothing that a row pins is removed; a writer whose intent is taken can't commit; nothing is touched
+    where Vault and Postgres don't carry the same installation id. Does not: remove what no intent accounts for.
+    """
+
+    def __init__(
+        self,
+        store: ReconciliationStore,
+        ciphertexts: CiphertextStore,
+        sealed_writer: SealedWriter,
+        layout: VaultLayout,
+    ) -> None:
+        self._store = store
+        self._ciphertexts = ciphertexts
+        self._sealed = sealed_writer
+        self._layout = layout
+
+    async def ensure_same_installation(self) -> None:
+        """Raises InstallationMismatch unless Vault and Postgres carry the same id."""
+        ours, theirs = await self._store.installation_id(), await self._ciphertexts.installation_id()
+        if ours is None or ours != theirs:
+            raise InstallationMismatch
+
+    async def run(self, *, apply: bool) -> ReconciliationReport:
+        """Takes every intent past its age. Without `apply`: says what is due and touches nothing."""
+        await self.ensure_same_installation()
+        report = ReconciliationReport()
+        if apply:
+            report.expired_previous = await self._expire_previous()
+            report.purged_idempotency_keys = await self._store.purge_idempotency()
+        seen: set[UUID] = set()
+        while due := [intent for intent in await self._store.due_intents(_BATCH + len(seen)) if intent.id not in seen]:
+            report.due += len(due)
+            seen.update(intent.id for intent in due)
+            if not apply:
+                continue
+            for intent in due:
+                await self._settle(intent, report)
+        return report
+
+    async def _expire_previous(self) -> int:
+        total = 0
+        while expired := await self._store.expire_previous(_BATCH):
+            total += expired
+        return total
+
+    async def _settle(self, intent: WriteIntent, report: ReconciliationReport) -> None:
+        try:
+            async with self._store.hold_intent(intent) as held:
+                if held is None:
+                    report.held_by_writers += 1
+                    return
+                self._ensure_own_path(intent, held.credential)
+                removed = await self._sealed.settle(intent, held.credential, alone=held.alone)
+        except CredentialsError as error:
+            report.failed += 1
+            _log.warning(
+                "an intent could not be reconciled", extra={"intent": str(intent.id), "error": type(error).__name__}
+            )
+            return
+        if removed:
+            report.removed += 1
+        else:
+            report.kept += 1
+
+    def _ensure_own_path(self, intent: WriteIntent, credential: Credential | None) -> None:
+        """An intent whose path was changed by hand must not lead to another credential's ciphertext."""
+        if credential is not None:
+            fits = intent.kv_path == self._layout.kv_path(credential.account_id, credential.id)
+        else:
+            fits = intent.kv_path.endswith(f"/{intent.credential_id}")
+        if not fits:
+            raise InstallationMismatch("An intent names a path that is not its credential's")
+
+    async def scan(self, *, apply: bool) -> ScanReport:
+        """Compares every row with KV, and every path in KV with the rows.
+
+        Only reports. With `apply`, rows are marked broken, or not broken any more; nothing else changes.
+        """
+        await self.ensure_same_installation()
+        report = ScanReport()
+        after: UUID | None = None
+        while page := await self._store.page_all(after, _BATCH):
+            after = page[-1].id
+            report.credentials += len(page)
+            broken = [row.id for row in page if not await self._is_whole(row, report)]
+            report.broken += broken
+            if apply:
+                await self._store.mark_broken(broken, True)
+                await self._store.mark_broken([row.id for row in page if row.id not in broken], False)
+        async for folder, names in self._folders():
+            await self._scan_folder(folder, names, report)
+        return report
+
+    async def _is_whole(self, row: Credential, report: ScanReport) -> bool:
+        path = self._layout.kv_path(row.account_id, row.id)
+        live = await self._ciphertexts.live_versions(path)
+        await self._note_unaccounted(path, live - row.pinned_versions, report)
+        return row.reference.kv_version in live
+
+    async def _scan_folder(self, folder: str, names: list[str], report: ScanReport) -> None:
+        """Notes the paths of a folder that are no row's."""
+        rows = await self._store.find(list(_uuids(names)))
+        owned = {self._layout.kv_path(row.account_id, row.id) for row in rows}
+        for path in (folder + name for name in names):
+            if path not in owned:
+                await self._note_unaccounted(path, await self._ciphertexts.live_versions(path), report)
+
+    async def _note_unaccounted(self, path: str, versions: set[int], report: ScanReport) -> None:
+        if not versions:
+            return
+        accounted = await self._store.open_intent_versions(path)
+        if None not in accounted:
+            report.unaccounted += [f"{path}@{version}" for version in sorted(versions - accounted)]
+
+    async def _folders(self) -> AsyncIterator[tuple[str, list[str]]]:
+        for folder in await self._ciphertexts.list_paths():
+            if folder.endswith("/"):
+                yield folder, await self._ciphertexts.list_paths(folder)
+
+
+def _uuids(names: Iterable[str]) -> Iterator[UUID]:
+    for name in names:
+        with suppress(ValueError):
+            yield UUID(name)

@@ -1,0 +1,144 @@
+"""Getting a secret into Vault so that a crash between any two steps harms nothing: encrypt, intent, KV, commit.
+
+Postgres is the commit point. Until the last transaction the old credential works; after it, the new one. What is left
+over is found by its intent, by `reconciliation.py`.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from service.errors import CasMismatch, ConcurrentUpdate, CredentialNotFound, CredentialsError, WriteInterrupted
+from service.memory.plaintext import Plaintext
+from service.modules.derivation_context import derivation_context
+from service.modules.ports import Cipher, CiphertextStore, CredentialStore
+from service.modules.records import AuditAccess, Credential, WriteIntent
+
+_log = logging.getLogger(__name__)
+_TRIES = 5
+
+Commit = Callable[[Credential, WriteIntent], Awaitable[Credential | None]]
+"""A write's last transaction; None where the key version was retired meanwhile."""
+
+
+class SealedWriter:
+    """Seals a pair and writes it to KV, around the caller's last transaction.
+
+    Guarantees: nothing live is overwritten (every KV write is check-and-set on the newest version) and nothing is
+    forgotten (the intent is committed before the KV write). A key version that is retired under way is sealed again.
+    Does not: clean up after a commit whose answer was lost; whether it happened is for reconciliation to see.
+    """
+
+    def __init__(
+        self, store: CredentialStore, ciphertexts: CiphertextStore, cipher: Cipher, *, intent_age_seconds: float
+    ) -> None:
+        self._store = store
+        self._ciphertexts = ciphertexts
+        self._cipher = cipher
+        # Half of an intent's life: what hasn't been written by then never will be, so that reconciliation, which
+        # takes the intent at the end of its life, finds either a written version or none to come.
+        self._write_within = intent_age_seconds / 2
+
+    async def write(self, draft: Credential, pair: Plaintext, commit: Commit, *, is_new: bool) -> Credential:
+        """Seals `pair` as what `draft` says and commits it. The draft's versions of key and KV are filled in here.
+
+        Raises:
+            ConcurrentUpdate: somebody else's write won. WriteInterrupted: this one took too long.
+            TemporarilyUnavailable: Vault or Postgres doesn't answer; the write may have happened only if it was the
+                commit itself that got no answer.
+        """
+        newest = 0 if is_new else await self._ciphertexts.newest_version(draft.reference.kv_path)
+        for _ in range(_TRIES):
+            sealed, ciphertext = await self._seal(draft, pair, kv_version=newest + 1)
+            intent = WriteIntent(
+                id=uuid.uuid4(),
+                credential_id=draft.id,
+                kv_path=sealed.reference.kv_path,
+                kv_version=sealed.reference.kv_version,
+            )
+            started = time.monotonic()
+            await self._store.begin_write(intent)
+            if time.monotonic() - started > self._write_within:
+                raise WriteInterrupted
+            try:
+                await self._ciphertexts.write(intent.kv_path, ciphertext, cas=newest)
+            except CasMismatch:
+                await self._store.abandon_write(intent)
+                newest = await self._ciphertexts.newest_version(intent.kv_path)
+                continue
+            await self.annotate(sealed)
+            try:
+                committed = await commit(sealed, intent)
+            except (ConcurrentUpdate, WriteInterrupted):
+                await self._take_back(intent)
+                raise
+            if committed is not None:
+                return committed
+            await self._take_back(intent)
+            newest = await self._ciphertexts.newest_version(intent.kv_path)
+        raise ConcurrentUpdate
+
+    async def _seal(self, draft: Credential, pair: Plaintext, *, kv_version: int) -> tuple[Credential, str]:
+        reference = draft.reference
+        context = derivation_context(
+            binding=reference.binding,
+            user_id=draft.user_id,
+            account_id=draft.account_id,
+            credential_id=draft.id,
+            secret_version=reference.secret_version,
+            credential_type=draft.credential_type,
+        )
+        (seal,) = await self._cipher.encrypt(reference.transit_key, [(pair, context)])
+        if isinstance(seal, Exception):
+            raise seal
+        sealed = replace(
+            draft, reference=replace(reference, transit_key_version=seal.transit_key_version, kv_version=kv_version)
+        )
+        return sealed, seal.ciphertext
+
+    async def annotate(self, credential: Credential) -> None:
+        """Writes what a person in the Vault UI sees at the credential's path."""
+        reference = credential.reference
+        await self._ciphertexts.annotate(
+            reference.kv_path,
+            {
+                "credential_type": credential.credential_type,
+                "transit_key": reference.transit_key,
+                "transit_key_version": str(reference.transit_key_version),
+                "secret_version": str(reference.secret_version),
+            },
+        )
+
+    async def _take_back(self, intent: WriteIntent) -> None:
+        """Removes a version that will never be committed. Best effort: the intent is there for reconciliation."""
+        try:
+            await self.settle(intent, await self._row(intent))
+            await self._store.abandon_write(intent)
+        except CredentialsError as error:
+            _log.info("an uncommitted version is left to reconciliation", extra={"error": type(error).__name__})
+
+    async def _row(self, intent: WriteIntent) -> Credential | None:
+        try:
+            # Whoever's it is by now: a row given to somebody else by hand must not make its path look unused.
+            return await self._store.get(AuditAccess(actor="writer"), intent.credential_id)
+        except CredentialNotFound:
+            return None
+
+    async def settle(self, intent: WriteIntent, row: Credential | None, *, alone: bool = True) -> bool:
+        """Makes KV agree with the row where a write or deletion ended early. Returns whether anything was removed.
+
+        A version that the row pins stays. `alone`: no other intent accounts for the path.
+        """
+        if row is None:
+            if alone or intent.kv_version is None:
+                await self._ciphertexts.delete(intent.kv_path)
+            else:
+                await self._ciphertexts.destroy(intent.kv_path, intent.kv_version)
+            return True
+        if intent.kv_version is None or intent.kv_version in row.pinned_versions:
+            return False
+        await self._ciphertexts.destroy(intent.kv_path, intent.kv_version)
+        await self.annotate(row)
+        return True

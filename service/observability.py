@@ -1,0 +1,150 @@
+"""Logs as JSON lines, one id for each request, and one line for each answer. No value that a caller sent is in them.
+
+A log line is a message of fixed text and some named fields. Exceptions are logged by class and place in the code and
+without their message, which may quote what was being worked on.
+"""
+
+import logging
+import re
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, TextIO
+
+from pythonjsonlogger.json import JsonFormatter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# httpx logs URLs at INFO, aiohttp's server paths, asyncpg statements with their arguments at DEBUG.
+_QUIET = ("httpx", "httpcore", "aiohttp", "hvac", "asyncpg", "urllib3", "asyncio")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_MAX_CHAIN = 5
+
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+_access_log = logging.getLogger("service.access")
+
+
+def current_request_id() -> str | None:
+    """The id of the request being answered; None outside one. It is safe to log and to send."""
+    return _request_id.get()
+
+
+def configure_logging(level: str = "INFO", *, stream: TextIO | None = None) -> None:
+    """Sends every logger's lines, as JSON, to `stream` (default: stderr). For a process that is ours, not a library's.
+
+    Replaces the root's handlers and those of uvicorn, whose own access log, with its raw paths, is turned off.
+    Raises ValueError for a level that logging doesn't know.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(
+        LineFormatter(
+            ["levelname", "name", "message"],
+            timestamp="at",
+            rename_fields={"levelname": "level", "name": "logger"},
+        )
+    )
+    handler.addFilter(_add_request_id)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    for name in ("uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    access = logging.getLogger("uvicorn.access")
+    access.handlers.clear()
+    access.disabled = True
+
+
+def exception_location(error: BaseException) -> list[str]:
+    """The exception's class and where it passed, innermost last, then the same of what caused it. Never a message."""
+    lines: list[str] = []
+    for link in _chain(error):
+        lines.append(f"{type(link).__module__}.{type(link).__qualname__}")
+        lines += [f"{file}:{line} {function}" for file, line, function in _frames(link.__traceback__)]
+    return lines
+
+
+class LineFormatter(JsonFormatter):
+    """JSON lines in which an exception is a list of class and code locations, whoever logs it."""
+
+    def formatException(self, ei: Any) -> list[str]:  # type: ignore[override]  # noqa: N802 - logging's name; the JSON formatter takes lists
+        """What `exception_location` says of it."""
+        return exception_location(ei[1]) if ei[1] is not None else []
+
+
+class RequestLog:
+    """ASGI middleware: gives the request an id, returns it as X-Request-Id, and logs one line when it has ended.
+
+    The caller's own X-Request-Id is taken if it is 1 to 64 characters of `A-Z a-z 0-9 . _ -`, else one is made.
+    The line has method, the route's template (never the path or query, which are the caller's text), status and
+    milliseconds; a status of 0 means that no answer was begun. It is the outermost of our middlewares, so its time is
+    the whole of the request. Pure ASGI: Starlette's BaseHTTPMiddleware hides a client's going away.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _given_id(scope) or uuid.uuid4().hex
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+            await send(message)
+
+        began = time.perf_counter()
+        token = _request_id.set(request_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            _access_log.info(
+                "request",
+                extra={
+                    "method": scope["method"] if scope["method"] in _METHODS else "other",
+                    "route": getattr(scope.get("route"), "path", "none"),
+                    "status": status,
+                    "ms": round((time.perf_counter() - began) * 1000, 1),
+                },
+            )
+            _request_id.reset(token)
+
+
+def _given_id(scope: Scope) -> str | None:
+    given = [value for name, value in scope["headers"] if name == b"x-request-id"]
+    if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
+        return str(given[0], "ascii")
+    return None
+
+
+def _add_request_id(record: logging.LogRecord) -> bool:
+    if (request_id := _request_id.get()) is not None:
+        record.request_id = request_id
+    return True
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    for _ in range(_MAX_CHAIN):
+        if link is None:
+            return
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, int, str]]:
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        yield "/".join(code.co_filename.split("/")[-3:]), traceback.tb_lineno, code.co_qualname
+        traceback = traceback.tb_next

@@ -1,0 +1,119 @@
+"""Authorise and record: the one statement that stands before every decryption, and the history it leaves."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from service.errors import CredentialDenied, CredentialInactive, CredentialNotFound, WrongCredentialType
+from service.modules.ports import CallerConnection
+from service.modules.records import (
+    Action,
+    Credential,
+    Cursor,
+    Event,
+    EventFilter,
+    OpenRequest,
+    OwnerAccess,
+    ReadAccess,
+    RecordedEvent,
+)
+from service.postgres.pool import Database, translated_errors
+from service.postgres.queries import SQL
+from service.postgres.rows import credential_from, event_from
+
+# not_owner is not_found to the caller (invariant 9); the event keeps the difference for auditors.
+_DENIALS: dict[str, type[CredentialDenied]] = {
+    "not_found": CredentialNotFound,
+    "not_owner": CredentialNotFound,
+    "wrong_type": WrongCredentialType,
+    "inactive": CredentialInactive,
+}
+
+
+class PostgresAccessLog:
+    """`AccessLog` on Postgres.
+
+    Guarantees: what `authorise_opens` grants has an event, committed before it returns. Does not: say whether the
+    decryption that followed worked; that is a further event.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def authorise_opens(
+        self, requests: Sequence[OpenRequest], *, batch_id: UUID, conn: CallerConnection | None = None
+    ) -> list[Credential | Exception]:
+        arguments = (
+            [request.credential_id for request in requests],
+            [request.access.user_id for request in requests],
+            [request.credential_type for request in requests],
+            [request.allow_inactive for request in requests],
+            [request.access.actor for request in requests],
+            [request.access.request_id for request in requests],
+            [request.action.value for request in requests],
+            batch_id,
+        )
+        if conn is not None and not conn.is_in_transaction():
+            with translated_errors():
+                rows = await conn.fetch(SQL["authorise_opens"], *arguments)
+        else:
+            # In the caller's transaction a rollback would take the record with it: over our own pool instead.
+            rows = await self._database.fetch(SQL["authorise_opens"], *arguments)
+        return [credential_from(row) if row["denial"] is None else _DENIALS[row["denial"]]() for row in rows]
+
+    async def record(self, event: Event) -> None:
+        await self._database.execute(SQL["record_event"], *event_arguments(event))
+
+    async def record_denied(self, access: OwnerAccess, credential_id: UUID | None, action: Action, reason: str) -> None:
+        await self._database.execute(
+            SQL["record_event"],
+            credential_id,
+            None,
+            None,
+            access.user_id,
+            access.actor,
+            action.value,
+            "denied",
+            reason,
+            None,
+            None,
+            access.request_id,
+        )
+
+    async def page(
+        self, access: ReadAccess, wanted: EventFilter, after: Cursor | None, limit: int
+    ) -> list[RecordedEvent]:
+        owner = access.user_id if isinstance(access, OwnerAccess) else None
+        async with self._database.transaction() as conn:
+            await conn.execute(SQL["become_auditor"])
+            rows = await conn.fetch(
+                SQL["page_events"],
+                owner,
+                wanted.credential_id,
+                wanted.user_id,
+                wanted.actor,
+                wanted.action,
+                wanted.outcome,
+                wanted.since,
+                wanted.until,
+                after.at if after else None,
+                after.id if after else None,
+                limit,
+            )
+        return [event_from(row) for row in rows]
+
+
+def event_arguments(event: Event) -> tuple[object, ...]:
+    """The arguments of `record_event`."""
+    return (
+        event.credential_id,
+        event.owner or event.access.user_id,
+        event.account_id,
+        event.access.user_id,
+        event.access.actor,
+        event.action.value,
+        event.outcome.value,
+        event.reason,
+        event.transit_key_version,
+        event.batch_id,
+        event.access.request_id,
+    )

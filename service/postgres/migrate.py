@@ -1,0 +1,108 @@
+"""Brings a database to what this version of the service needs. Run as the owner, by `vault-credentials migrate`.
+
+Numbered SQL files, each applied once, in order, in a transaction of its own, under an advisory lock. A file that has
+been applied is never changed: its SHA-256 is compared.
+"""
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from service.errors import ConfigurationError, DatabaseNotReady
+from service.postgres.pool import translated_errors
+from service.postgres.queries import SQL
+
+_EVENT_MONTHS = 13
+"""Partitions made ahead. Without one a month's events go to the default partition, so being late stops nothing."""
+
+
+class Migration(NamedTuple):
+    """One numbered file."""
+
+    version: int
+    name: str
+    statements: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.statements.encode()).hexdigest()
+
+
+def migrations() -> list[Migration]:
+    """All migrations that this version of the service has, in order."""
+    found = []
+    for file in (files("service.postgres") / "migrations").iterdir():
+        if match := re.fullmatch(r"(\d{4})_\w+\.sql", file.name):
+            found.append(Migration(int(match[1]), file.name, file.read_text()))
+    return sorted(found)
+
+
+LATEST_VERSION = migrations()[-1].version
+
+
+async def migrate(database_url: str, *, transit_keys: Sequence[str]) -> list[str]:
+    """Applies what is missing, makes the coming months' event partitions and a floor for each transit key.
+
+    Safe to run again, and by several at once. Returns the names of the files that it applied.
+
+    Raises:
+        DatabaseNotReady: the database has migrations that this version doesn't know, or other ones of the same number.
+        DatabaseUnavailable: Postgres could not be reached, or refused.
+    """
+    applied: list[str] = []
+    async with _connected(database_url) as conn:
+        await conn.execute(SQL["hold_migration_lock"])
+        bookkeeping, *rest = migrations()
+        await conn.execute(bookkeeping.statements)
+        known = {row["version"]: row["sha256"] for row in await conn.fetch(SQL["applied_migrations"])}
+        if set(known) - {migration.version for migration in rest}:
+            raise DatabaseNotReady("Postgres has migrations that this version of the service does not know")
+        for migration in rest:
+            if migration.version in known:
+                if known[migration.version] != migration.sha256:
+                    raise DatabaseNotReady(f"Postgres was migrated with another {migration.name}")
+                continue
+            async with conn.transaction():
+                await conn.execute(migration.statements)
+                await conn.execute(SQL["note_migration"], *migration[:2], migration.sha256)
+            applied.append(migration.name)
+        await conn.execute(SQL["ensure_event_partitions"], _EVENT_MONTHS)
+        for key in transit_keys:
+            await conn.execute(SQL["ensure_floor"], key)
+    return applied
+
+
+async def installation_id(database_url: str) -> UUID:
+    """The id that migration gave this database; provisioning writes the same to Vault."""
+    async with _connected(database_url) as conn:
+        row = await conn.fetchrow(SQL["installation_id"])
+    if row is None:
+        raise DatabaseNotReady
+    found: UUID = row["id"]
+    return found
+
+
+async def create_login(database_url: str, *, name: str, password: str, member_of: str) -> None:
+    """Makes a login role that is a member of one of the service's group roles, or gives it a new password."""
+    async with _connected(database_url) as conn, conn.transaction():
+        await conn.execute(await conn.fetchval(SQL["write_create_login"], name, password))
+        await conn.execute(await conn.fetchval(SQL["write_grant_membership"], member_of, name))
+
+
+@asynccontextmanager
+async def _connected(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    try:
+        with translated_errors():
+            conn = await asyncpg.connect(database_url, timeout=10)
+            try:
+                yield conn
+            finally:
+                await conn.close(timeout=10)
+    except ValueError:
+        raise ConfigurationError("DATABASE_URL: not a PostgreSQL URL") from None

@@ -1,0 +1,112 @@
+"""The pool of connections to Postgres, and the one place where asyncpg's errors become ours."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Self, cast
+
+import asyncpg
+
+from service.errors import ConfigurationError, CredentialsError, DatabaseNotReady, DatabaseUnavailable
+from service.modules.ports import CallerConnection
+from service.settings import Settings
+
+_NOT_READY = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedObjectError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidPasswordError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turns whatever asyncpg and the socket raise into `errors.py`'s. Our own errors pass.
+
+    The cause is cut off: a driver's message can quote a row.
+    """
+    try:
+        yield
+    except CredentialsError:
+        raise
+    except asyncpg.UniqueViolationError:
+        raise  # a fact about the data, which the statement's caller knows how to read
+    except _NOT_READY:
+        raise DatabaseNotReady from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
+        raise DatabaseUnavailable(retry_after=2) from None
+
+
+class Database:
+    """Connections as the runtime's role, opened when first needed, and transactions on them.
+
+    Guarantees: every wait is bounded by `database_timeout`. Does not: try anything twice.
+    """
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Opens the pool; no connection is made until one is needed.
+
+        Raises:
+            ConfigurationError: DATABASE_URL is not a URL that asyncpg understands.
+        """
+        try:
+            pool = asyncpg.create_pool(
+                settings.database_url.get_secret_value(),
+                min_size=0,
+                max_size=settings.database_pool_size,
+                timeout=settings.database_timeout,
+                command_timeout=settings.database_timeout,
+                server_settings={"application_name": "vault-credentials"},
+            )
+            await pool
+        except (ValueError, asyncpg.InterfaceError):
+            raise ConfigurationError("DATABASE_URL: not a PostgreSQL URL") from None
+        try:
+            yield cls(pool, settings.database_timeout)
+        finally:
+            try:
+                await asyncio.wait_for(pool.close(), settings.database_timeout)
+            except TimeoutError:
+                pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[CallerConnection]:
+        """One connection, not in a transaction."""
+        with translated_errors():
+            async with self._pool.acquire(timeout=self._timeout) as conn:
+                yield cast(CallerConnection, conn)
+
+    @asynccontextmanager
+    async def transaction(self, conn: CallerConnection | None = None) -> AsyncIterator[CallerConnection]:
+        """A transaction: on the caller's connection (a savepoint if it is in one already), or on one of the pool's."""
+        if conn is not None:
+            with translated_errors():
+                async with conn.transaction():
+                    yield conn
+            return
+        async with self.connection() as own, own.transaction():
+            yield own
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """Runs one statement, committed."""
+        async with self.connection() as conn:
+            return await conn.fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: Any) -> Any:
+        """Runs one statement, committed; its first row or None."""
+        async with self.connection() as conn:
+            return await conn.fetchrow(query, *args)
+
+    async def execute(self, query: str, *args: Any) -> None:
+        """Runs one statement, committed."""
+        async with self.connection() as conn:
+            await conn.execute(query, *args)

@@ -1,0 +1,172 @@
+"""Every setting, read from the environment, checked once, at start. Nothing is read at import.
+
+Names: `DATABASE_URL`, the usual `VAULT_*`, `ALPACA_BASE_URL`, `POLYGON_BASE_URL`; the rest begins with
+`CREDENTIALS_`. Secrets are `SecretStr`, so printing the settings prints none.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from service.errors import ConfigurationError
+
+
+class VaultLogin(StrEnum):
+    """How the service logs in to Vault."""
+
+    APPROLE = "approle"
+    KUBERNETES = "kubernetes"
+    TOKEN_FILE = "token_file"  # noqa: S105 - the name of a login method
+
+
+def _env(name: str) -> Any:
+    """A setting whose variable doesn't begin with CREDENTIALS_, and which may also be passed by its field's name."""
+    return AliasChoices(name, name.lower())
+
+
+def http_url(value: str) -> str:
+    """A base URL without its trailing slash. Raises ValueError for anything but http and https."""
+    if not value.startswith(("https://", "http://")):
+        raise ValueError("must begin with https:// or http://")
+    return value.rstrip("/")
+
+
+class ProviderSettings(BaseSettings):
+    """What a process needs to ask the providers, which is all that `validate_alpaca_credentials` needs."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CREDENTIALS_", extra="ignore", hide_input_in_errors=True, frozen=True, populate_by_name=True
+    )
+
+    alpaca_base_url: str = Field(default="https://paper-api.alpaca.markets", validation_alias=_env("ALPACA_BASE_URL"))
+    polygon_base_url: str = Field(default="https://api.polygon.io", validation_alias=_env("POLYGON_BASE_URL"))
+    provider_timeout: float = Field(default=10.0, gt=0, description="Seconds for one request to a provider.")
+
+    @field_validator("alpaca_base_url", "polygon_base_url")
+    @classmethod
+    def _is_provider_url(cls, value: str) -> str:
+        return http_url(value)
+
+
+class Settings(ProviderSettings):
+    """What a process needs to serve, or to open credentials as a library."""
+
+    # Postgres, as the role of the runtime
+    database_url: SecretStr = Field(validation_alias=_env("DATABASE_URL"))
+    database_pool_size: int = Field(default=10, ge=1, le=200)
+    database_timeout: float = Field(default=5.0, gt=0, description="Seconds for one statement, or for a connection.")
+
+    # Vault, where
+    vault_addr: str = Field(validation_alias=_env("VAULT_ADDR"))
+    vault_namespace: str | None = Field(default=None, validation_alias=_env("VAULT_NAMESPACE"))
+    vault_cacert: Path | None = Field(default=None, validation_alias=_env("VAULT_CACERT"))
+    vault_capath: Path | None = Field(default=None, validation_alias=_env("VAULT_CAPATH"))
+    vault_client_cert: Path | None = Field(default=None, validation_alias=_env("VAULT_CLIENT_CERT"))
+    vault_client_key: Path | None = Field(default=None, validation_alias=_env("VAULT_CLIENT_KEY"))
+    vault_tls_server_name: str | None = Field(default=None, validation_alias=_env("VAULT_TLS_SERVER_NAME"))
+    vault_timeout: float = Field(default=5.0, gt=0, description="Seconds for one request to Vault.")
+    vault_retries: int = Field(default=2, ge=0, le=10, description="Further tries of what is safe to repeat.")
+
+    # Vault, as whom
+    vault_login: VaultLogin = VaultLogin.APPROLE
+    vault_auth_mount: str | None = Field(default=None, description="By default the login method's own name.")
+    vault_role_id: str | None = None
+    vault_secret_id: SecretStr | None = None
+    vault_secret_id_file: Path | None = None
+    vault_secret_id_wrapped: bool = Field(default=False, description="The secret id is a response-wrapping token.")
+    vault_secret_id_wrapped_path: str | None = Field(
+        default=None, description="The creation path a wrapped secret id must have; by default the AppRole role's own."
+    )
+    vault_kubernetes_role: str | None = None
+    vault_kubernetes_jwt_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+    vault_token_file: Path | None = Field(default=None, description="A token that Vault Agent keeps fresh.")
+
+    # Vault, what
+    transit_mount: str = "transit"
+    transit_key_prefix: str = "credentials-"
+    kv_mount: str = "credentials"
+
+    # Who may call: any OIDC issuer
+    oidc_issuer: str | None = None
+    oidc_audience: str = "vault-credentials"
+    oidc_algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
+    oidc_user_claim: str = "sub"
+    oidc_roles_claim: str = "roles"
+    oidc_role_names: dict[str, str] = Field(
+        default_factory=dict, description="What the issuer calls our roles: its name to ours. Empty: the same names."
+    )
+    oidc_limits_claim: str = Field(
+        default="credentials_limits",
+        description='A claim that limits an orchestrator: {"users": [...], "actions": [...]}, either optional.',
+    )
+    oidc_leeway: float = Field(default=10.0, ge=0, le=300, description="Seconds of clock skew accepted.")
+    oidc_cache_seconds: float = Field(default=300.0, gt=0, description="How long the issuer's keys count as fresh.")
+    oidc_cacert: Path | None = None
+
+    # The service
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65535)
+    max_body_bytes: int = Field(default=16_384, ge=1024)
+    require_if_match: bool = Field(default=False, description="Refuse changes that don't name the version they change.")
+    idempotency_hours: int = Field(default=24, ge=1)
+    previous_secret_hours: int = Field(default=24, ge=0, description="How long an update can be rolled back.")
+    intent_age_seconds: int = Field(default=900, ge=60, description="How old a write intent is when it is cleaned up.")
+    reconcile_interval: float = Field(default=60.0, gt=0, description="Seconds between background reconciliations.")
+    actor: str = Field(default="library", description="Who an embedding program is in the events.")
+    log_level: str = "INFO"
+
+    @field_validator("vault_addr", "oidc_issuer")
+    @classmethod
+    def _is_http_url(cls, value: str | None) -> str | None:
+        return http_url(value) if value is not None else None
+
+    @field_validator("oidc_algorithms")
+    @classmethod
+    def _is_asymmetric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # An HMAC key would be the issuer's public key, which everybody has; `none` is no signature (RFC 8725, 2.1).
+        if not value or any(name.lower() == "none" or name.startswith("HS") for name in value):
+            raise ValueError("only asymmetric algorithms are accepted")
+        return value
+
+    def transit_key(self, credential_type: str) -> str:
+        """The transit key that credentials of this type are encrypted with."""
+        return f"{self.transit_key_prefix}{credential_type}"
+
+    @property
+    def idempotency_key_name(self) -> str:
+        """The transit key under which request bodies are compared. It is outside `transit_key_prefix`'s types."""
+        return f"{self.transit_key_prefix}idempotency"
+
+
+def load_settings(**given: Any) -> Settings:
+    """Reads the settings from the environment; what is passed here wins.
+
+    Raises:
+        ConfigurationError: names each setting that is missing or wrong, never its value.
+    """
+    return _load(Settings, given)
+
+
+def load_provider_settings(**given: Any) -> ProviderSettings:
+    """As `load_settings`, for what the providers need alone."""
+    return _load(ProviderSettings, given)
+
+
+_Loaded = TypeVar("_Loaded", bound=ProviderSettings)
+
+
+def _load(kind: type[_Loaded], given: dict[str, Any]) -> _Loaded:
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            for item in error.errors(include_input=False, include_context=False, include_url=False)
+        )
+        raise ConfigurationError(f"settings: {wrong}") from None
+    except SettingsError:
+        # A value that should be JSON and isn't; pydantic-settings names the field in its message, and no value.
+        raise ConfigurationError("settings: a setting that must be JSON is not") from None

@@ -1,0 +1,212 @@
+"""Requests to Vault: the token, the namespace, the one translation of Vault's answers into `errors.py`, and repeats.
+
+`VaultClient.request` is what everything here goes through. hvac builds the calls that aren't secret (`HvacAdapter`);
+its own adapters are synchronous, ours hands back a coroutine, which hvac's methods pass on as they are.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import httpx
+import hvac.adapters
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from service.errors import (
+    CasMismatch,
+    VaultDenied,
+    VaultRefused,
+    VaultSealed,
+    VaultStandby,
+    VaultThrottled,
+    VaultUnavailable,
+)
+from service.http_clients import retry_after
+
+_WAIT_FOR_UNSEAL = 10.0
+_WAIT_FOR_FAULT = 2.0
+
+
+class VaultNotFound(VaultRefused):
+    """Nothing at this path. Stays within `vault/`: each caller knows what it means."""
+
+
+class BatchRefused(VaultRefused):
+    """Every item of a batch was refused. Stays within `vault/`; holds the items' own answers."""
+
+    def __init__(self, results: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.results = results
+
+
+class TokenSource(Protocol):
+    """Where the token comes from: `login.VaultSession`."""
+
+    async def token(self) -> str: ...
+    async def replace(self, refused: str) -> bool: ...
+
+
+async def send(
+    http: httpx.AsyncClient,
+    method: str,
+    path: str,
+    *,
+    json: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """One request, once. Returns the answer's JSON, `{}` for an empty one.
+
+    Raises what the answer means. The exceptions hold nothing of the request or the answer (but BatchRefused, which is
+    caught next door): httpx's carry the request with its token, so they are not chained.
+    """
+    try:
+        # httpx bounds each step; a server that sends a byte at a time would never end one.
+        async with asyncio.timeout(http.timeout.read):
+            response = await http.request(
+                method, f"/v1/{path}", json=json, headers={"X-Vault-Request": "true", **(headers or {})}
+            )
+    except (httpx.HTTPError, TimeoutError):
+        raise VaultUnavailable(retry_after=_WAIT_FOR_FAULT) from None
+    if response.is_success:
+        return _json(response) if response.content else {}
+    raise _meaning(response)
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except ValueError:
+        raise VaultUnavailable("What answers at VAULT_ADDR is not Vault") from None
+    if not isinstance(answer, dict):
+        raise VaultUnavailable("What answers at VAULT_ADDR is not Vault")
+    return answer
+
+
+def _meaning(response: httpx.Response) -> Exception:
+    """What a status means (https://developer.hashicorp.com/vault/api-docs#http-status-codes)."""
+    status = response.status_code
+    try:
+        answer = _json(response)
+    except VaultUnavailable as not_vault:
+        return not_vault if status < 500 else VaultUnavailable(retry_after=_WAIT_FOR_FAULT)
+    told = " ".join(str(item) for item in answer.get("errors") or ())
+    results = (answer.get("data") or {}).get("batch_results")
+    match status:
+        case 400 if isinstance(results, list):
+            return BatchRefused(results)
+        case 400 if "check-and-set" in told:
+            return CasMismatch()
+        case 400 | 405:
+            return VaultRefused()
+        case 403:
+            return VaultDenied()
+        case 404:
+            return VaultNotFound()
+        case 429:
+            return VaultThrottled(retry_after=retry_after(response) or 1.0)
+        case 472 | 473:
+            return VaultStandby(retry_after=_WAIT_FOR_FAULT)
+        case 503 if "sealed" in told.lower():
+            return VaultSealed(retry_after=_WAIT_FOR_UNSEAL)
+        case 500 if "not active" in told or "standby" in told:
+            return VaultStandby(retry_after=_WAIT_FOR_FAULT)
+        case _ if status >= 500 or status == 412:
+            return VaultUnavailable(retry_after=retry_after(response) or _WAIT_FOR_FAULT)
+        case _:
+            return VaultRefused()
+
+
+class VaultClient:
+    """Vault, as the service's own login.
+
+    Guarantees: a refused token is replaced once, by one login that all callers share; what is `repeatable` is tried
+    again, with jittered back-off, after faults that pass by themselves. Does not: repeat anything else, nor wait for
+    a sealed Vault.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, session: TokenSource, *, namespace: str | None, retries: int) -> None:
+        self._http = http
+        self._session = session
+        self._namespace = {"X-Vault-Namespace": namespace} if namespace else {}
+        self._retries = retries
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        repeatable: bool,
+    ) -> dict[str, Any]:
+        """A request under the service's token; `path` without `/v1/`. Raises as `send`."""
+
+        async def attempt() -> dict[str, Any]:
+            token = await self._session.token()
+            try:
+                return await self._send(method, path, json, headers, token)
+            except VaultDenied:
+                # An expired or revoked token answers 403 as a missing right does, and neither has done anything.
+                if not await self._session.replace(token):
+                    raise
+            return await self._send(method, path, json, headers, await self._session.token())
+
+        return await (self._repeated(attempt) if repeatable else attempt())
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        json: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+        token: str,
+    ) -> dict[str, Any]:
+        return await send(
+            self._http, method, path, json=json, headers={**self._namespace, **(headers or {}), "X-Vault-Token": token}
+        )
+
+    async def _repeated(self, attempt: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(1 + self._retries),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            retry=retry_if_exception(_passes_by_itself),
+            reraise=True,
+        )
+        return await retrying(attempt)
+
+    async def health(self) -> None:
+        """Raises VaultSealed, VaultStandby or VaultUnavailable unless this Vault can serve. Needs no token."""
+        # A performance or DR standby that forwards is as good as the active node.
+        answer = await send(
+            self._http, "GET", "sys/health?standbyok=true&perfstandbyok=true&sealedcode=200&uninitcode=200"
+        )
+        if not answer.get("initialized") or answer.get("sealed"):
+            raise VaultSealed(retry_after=_WAIT_FOR_UNSEAL)
+
+
+def _passes_by_itself(error: BaseException) -> bool:
+    return isinstance(error, VaultUnavailable) and not isinstance(error, VaultSealed)
+
+
+class HvacAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no types
+    """Lets hvac's classes build calls, and sends them by `VaultClient`; what they return is a coroutine."""
+
+    def __init__(self, client: VaultClient) -> None:
+        # Not the base class's: it makes a `requests` session and reads the environment, and neither is used here.
+        self._client = client
+
+    def request(self, method: str, url: str, headers: Any = None, raise_exception: bool = True, **kwargs: Any) -> Any:  # noqa: ARG002
+        """`url` is a path from `/v1/`. Only reads are repeated: whether a write may be, hvac doesn't know."""
+        query = str(httpx.QueryParams(kwargs.get("params") or {}))
+        path = url.removeprefix("/v1/") + (f"?{query}" if query else "")
+        return self._client.request(
+            method.upper(),
+            path,
+            json=kwargs.get("json"),
+            headers=headers,
+            repeatable=method.lower() in ("get", "list"),
+        )
+
+    def get_login_token(self, response: Any) -> str:
+        """hvac's logins work on the answer at once, which a coroutine isn't: `login.py` asks Vault directly."""
+        raise NotImplementedError

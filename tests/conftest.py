@@ -1,0 +1,161 @@
+"""Fixtures for tests against real servers: one stack for the whole run, started when the first test asks for it.
+
+`TEST_BACKEND` chooses how the servers are had: `local` (embedded Postgres, Vault from PATH or built), `containers`
+(testcontainers for both) or `auto` (containers where Docker and both images are there, local otherwise).
+"""
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from service.errors import ConfigurationError
+from service.localstack import vault_container
+from service.localstack.stack import local_stack
+
+if TYPE_CHECKING:
+    import asyncpg
+    from fastapi import FastAPI
+
+    from service.composition import Runtime
+    from tests.support import Stack
+
+POSTGRES_IMAGE = "postgres:18"
+
+
+def pytest_configure() -> None:
+    """The tests' servers are their own: whatever the shell knows of other ones is forgotten."""
+    for name in list(os.environ):
+        ours = name == "DATABASE_URL" or name.startswith(("VAULT_", "CREDENTIALS_", "ALPACA_", "POLYGON_"))
+        if ours and name != "CREDENTIALS_LOCAL_VAULT":
+            del os.environ[name]
+
+
+@cache
+def backend() -> tuple[str, str]:
+    """`local` or `containers`, and why."""
+    wanted = os.environ.get("TEST_BACKEND", "auto")
+    if wanted in ("local", "containers"):
+        return wanted, "TEST_BACKEND"
+    if wanted != "auto":
+        raise pytest.UsageError("TEST_BACKEND must be local, containers or auto")
+    try:
+        for image in (vault_container.IMAGE, POSTGRES_IMAGE):
+            vault_container.available_image(lambda _line: None, image=image, pull=False)
+    except ConfigurationError as error:
+        return "local", str(error)
+    return "containers", "Docker has the images"
+
+
+def pytest_report_header() -> str:
+    """Says which servers the tests will use."""
+    name, reason = backend()
+    return f"test servers: {name} ({reason})"
+
+
+@contextmanager
+def start_stack(folder: Path) -> Iterator["Stack"]:
+    """A stack on the chosen backend."""
+    from tests.support import Stack
+
+    environment = {name: value for name, value in os.environ.items() if name != "CREDENTIALS_LOCAL_VAULT"}
+    if backend()[0] == "local":
+        way = os.environ.get("CREDENTIALS_LOCAL_VAULT")
+        if way:
+            environment["CREDENTIALS_LOCAL_VAULT"] = way
+        with local_stack(folder, environment, print) as local:
+            yield Stack(local)
+        return
+    from testcontainers.postgres import PostgresContainer
+
+    environment["CREDENTIALS_LOCAL_VAULT"] = "docker"
+    with PostgresContainer(POSTGRES_IMAGE, driver=None) as postgres:
+        environment["DATABASE_URL"] = postgres.get_connection_url()
+        with local_stack(folder, environment, print) as local:
+            yield Stack(local)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stack"]:
+    """Real Vault and Postgres, shared by all tests: use users and accounts of your own, seal and stop nothing."""
+    with start_stack(tmp_path_factory.mktemp("stack")) as started:
+        yield started
+
+
+@pytest.fixture
+def private_stack(tmp_path: Path) -> Iterator["Stack"]:
+    """Real Vault and Postgres of this test's own, to seal, stop and break (some seconds to start)."""
+    with start_stack(tmp_path / "stack") as started:
+        yield started
+
+
+@pytest.fixture
+async def runtime(stack: "Stack") -> AsyncIterator["Runtime"]:
+    """What a process holds open, on the shared stack."""
+    from service.composition import Runtime
+
+    async with Runtime.open(stack.settings()) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def owner_conn(stack: "Stack") -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection as the owner of the tables: for tampering, and for looking at what is there."""
+    import asyncpg
+
+    connection = await asyncpg.connect(stack.owner_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def runtime_conn(stack: "Stack") -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection as the service's own role."""
+    import asyncpg
+
+    connection = await asyncpg.connect(stack.runtime_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def app(stack: "Stack") -> AsyncIterator["FastAPI"]:
+    """The application on the shared stack, with its lifespan under way."""
+    from service.app import create_app
+
+    made = create_app(stack.settings())
+    async with made.router.lifespan_context(made):
+        yield made
+
+
+@pytest.fixture
+async def client(app: "FastAPI") -> AsyncIterator[httpx.AsyncClient]:
+    """A client of `app`, in this process; what the application lets through becomes a 500, as on the wire."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def server(stack: "Stack") -> Iterator[str]:
+    """The URL of the service behind a real socket, on the shared stack."""
+    from tests.support import serving
+
+    with serving(stack.settings()) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def bearer(stack: "Stack") -> Callable[..., dict[str, str]]:
+    """`bearer(role, subject)`: the headers of that caller. Tokens are minted once for each."""
+
+    @cache
+    def headers(role: str = "user", subject: str = "alice") -> dict[str, str]:
+        return {"Authorization": f"Bearer {stack.mint(role, subject)}"}
+
+    return lambda role="user", subject="alice": dict(headers(role, subject))

@@ -1,0 +1,162 @@
+"""The table of who may do what, every cell of it, and the rules around it."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.authz.policy import (
+    TABLE,
+    Identity,
+    Limits,
+    Permission,
+    Role,
+    Scope,
+    authorise,
+    authorise_owner,
+)
+from service.errors import InvalidInput, PermissionDenied
+from service.modules.records import AuditAccess, OwnerAccess
+
+# Written out, and not derived from what it is compared to: permission; user, orchestrator, operator, auditor.
+EXPECTED = """
+credentials:store           own   on-behalf  -  -
+credentials:read            own   on-behalf  -  all
+credentials:update          own   on-behalf  -  -
+credentials:delete          own   on-behalf  -  -
+credentials:rollback        own   on-behalf  -  -
+credentials:validate        own   on-behalf  -  -
+credentials:validate-given  own   on-behalf  -  -
+credentials:events          own   on-behalf  -  all
+"""
+CELLS = [
+    (Permission(name), role, cell)
+    for name, *cells in (line.split() for line in EXPECTED.strip().splitlines())
+    for role, cell in zip((Role.USER, Role.ORCHESTRATOR, Role.OPERATOR, Role.AUDITOR), cells, strict=True)
+]
+
+
+def caller(*roles: Role, limits: Limits | None = None) -> Identity:
+    return Identity(subject="alice", roles=frozenset(roles), limits=limits)
+
+
+def test_every_cell_is_written_out() -> None:
+    assert {(permission, role) for permission, role, _ in CELLS} == set(itertools.product(Permission, Role))
+    assert len(CELLS) == len(Permission) * len(Role)
+
+
+@pytest.mark.parametrize(("permission", "role", "cell"), CELLS)
+def test_the_table_says_what_the_design_says(permission: Permission, role: Role, cell: str) -> None:
+    scope = {"own": Scope.OWN, "on-behalf": Scope.ON_BEHALF, "all": Scope.ALL, "-": None}[cell]
+    assert TABLE[permission].get(role) is scope
+
+
+@pytest.mark.parametrize(("permission", "role", "cell"), CELLS)
+def test_without_the_header_each_role_gets_its_cell(permission: Permission, role: Role, cell: str) -> None:
+    if cell == "own":
+        assert authorise(caller(role), permission, None) == OwnerAccess(user_id="alice", actor=f"{role}:alice")
+    elif cell == "all":
+        assert authorise(caller(role), permission, None) == AuditAccess(actor=f"{role}:alice")
+    elif cell == "on-behalf":
+        with pytest.raises(InvalidInput) as refused:
+            authorise(caller(role), permission, None)
+        assert refused.value.field == "X-User-Id"
+    else:
+        with pytest.raises(PermissionDenied):
+            authorise(caller(role), permission, None)
+
+
+@pytest.mark.parametrize(("permission", "role", "cell"), CELLS)
+def test_with_the_header_only_an_orchestrator_passes(permission: Permission, role: Role, cell: str) -> None:
+    if cell == "on-behalf":
+        access = authorise(caller(role), permission, "bob", request_id="r1")
+        assert access == OwnerAccess(user_id="bob", actor="orchestrator:alice", request_id="r1")
+    else:
+        with pytest.raises(PermissionDenied):
+            authorise(caller(role), permission, "bob")
+
+
+@pytest.mark.parametrize("permission", list(Permission))
+@pytest.mark.parametrize("header", [None, "bob", ""])
+def test_a_caller_without_roles_may_nothing(permission: Permission, header: str | None) -> None:
+    with pytest.raises(PermissionDenied):
+        authorise(caller(), permission, header)
+
+
+def test_a_user_may_not_name_even_themselves_in_the_header() -> None:
+    with pytest.raises(PermissionDenied):
+        authorise(caller(Role.USER), Permission.READ, "alice")
+
+
+def test_of_several_roles_the_header_takes_the_orchestrators_and_its_absence_the_users() -> None:
+    both = caller(Role.USER, Role.ORCHESTRATOR, Role.AUDITOR)
+    assert authorise(both, Permission.READ, "bob") == OwnerAccess(user_id="bob", actor="orchestrator:alice")
+    assert authorise(both, Permission.READ, None) == OwnerAccess(user_id="alice", actor="user:alice")
+
+
+def test_an_orchestrator_who_audits_reads_all_without_the_header() -> None:
+    both = caller(Role.ORCHESTRATOR, Role.AUDITOR)
+    assert authorise(both, Permission.READ, None) == AuditAccess(actor="auditor:alice")
+
+
+def test_an_auditors_access_is_never_an_owners() -> None:
+    with pytest.raises(PermissionDenied):
+        authorise_owner(caller(Role.AUDITOR), Permission.READ, None)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "a\nb", "\x1b[2J", "\x85", "\udcff", "ü" * 257])
+def test_an_orchestrator_cannot_act_for_a_name_that_is_none(name: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        authorise(caller(Role.ORCHESTRATOR), Permission.STORE, name)
+    assert refused.value.field == "X-User-Id"
+    assert not name or name not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("claim", "user", "permission", "allowed"),
+    [
+        ({}, "bob", Permission.STORE, True),
+        ({"users": ["bob"]}, "bob", Permission.STORE, True),
+        ({"users": ["bob"]}, "eve", Permission.STORE, False),
+        ({"users": []}, "bob", Permission.STORE, False),
+        ({"actions": ["credentials:read"]}, "bob", Permission.READ, True),
+        ({"actions": ["credentials:read"]}, "bob", Permission.STORE, False),
+        ({"actions": []}, "bob", Permission.READ, False),
+        ({"users": ["bob"], "actions": ["credentials:read"]}, "bob", Permission.READ, True),
+        ({"users": ["bob"], "actions": ["credentials:read"]}, "eve", Permission.READ, False),
+        ({"users": ["bob"], "actions": ["credentials:read"]}, "bob", Permission.STORE, False),
+        # malformed: denied
+        (None, "bob", Permission.READ, False),
+        ([], "bob", Permission.READ, False),
+        ("", "bob", Permission.READ, False),
+        ({"users": "bob"}, "bob", Permission.READ, False),
+        ({"users": None}, "bob", Permission.READ, False),
+        ({"users": ["bob", 1]}, "bob", Permission.READ, False),
+        ({"actions": {"credentials:read": True}}, "bob", Permission.READ, False),
+        ({"accounts": ["x"]}, "bob", Permission.READ, False),
+        ({"user": ["bob"]}, "bob", Permission.READ, False),
+    ],
+)
+def test_an_orchestrators_limits_hold(claim: object, user: str, permission: Permission, allowed: bool) -> None:
+    limited = caller(Role.ORCHESTRATOR, limits=Limits.parse(claim))
+    if allowed:
+        authorise(limited, permission, user)
+    else:
+        with pytest.raises(PermissionDenied):
+            authorise(limited, permission, user)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["users", "actions", "x"]), inner),
+)
+
+
+@given(_json)
+def test_a_limits_claim_only_ever_narrows_to_what_it_names(claim: object) -> None:
+    limits = Limits.parse(claim)
+    if limits.users is None or limits.actions is None:
+        assert isinstance(claim, dict)
+        assert (limits.users is None) == ("users" not in claim)
+        assert (limits.actions is None) == ("actions" not in claim)
