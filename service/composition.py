@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from service.authz.identity import TokenVerifier
 from service.errors import CredentialsError, DatabaseNotReady
@@ -145,73 +145,85 @@ async def _reconciling(reconciler: Reconciler, interval: float) -> AsyncIterator
 
 # --- what the library's front door uses: one runtime for each event loop, from the environment or from `configure` ----
 
+_Held = TypeVar("_Held")
 _configured: Settings | None = None
-_runtimes: dict[asyncio.AbstractEventLoop, "asyncio.Task[tuple[Runtime, AsyncGenerator[Runtime]]]"] = {}
-_provider_sets: dict[asyncio.AbstractEventLoop, tuple[Providers, AsyncGenerator[Providers]]] = {}
+
+
+class _Holder(Generic[_Held]):
+    """Opens something once for each event loop, and holds it in a task of that loop.
+
+    `asyncio.run` cancels a loop's tasks at its end, and waits for them: so what a program never closes is closed in
+    order all the same. (An async generator would not do: asyncio closes all of a loop's at once, nested ones too.)
+    """
+
+    def __init__(self, opening: Callable[[], AbstractAsyncContextManager[_Held]]) -> None:
+        self._opening = opening
+        self._held: dict[asyncio.AbstractEventLoop, tuple[asyncio.Task[None], asyncio.Future[_Held]]] = {}
+
+    async def get(self) -> _Held:
+        loop = asyncio.get_running_loop()
+        if loop not in self._held:
+            for ended in [other for other in self._held if other.is_closed()]:
+                del self._held[ended]
+            opened: asyncio.Future[_Held] = loop.create_future()
+            self._held[loop] = loop.create_task(self._hold(opened), name="vault-credentials"), opened
+        # Shielded: a caller that gives up must not take it from the others.
+        return await asyncio.shield(self._held[loop][1])
+
+    async def _hold(self, opened: "asyncio.Future[_Held]") -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with self._opening() as held:
+                opened.set_result(held)
+                await loop.create_future()
+        except Exception as error:  # noqa: BLE001 - whoever waits is to have it, whatever it is
+            if opened.done():
+                raise
+            opened.set_exception(error)
+        finally:
+            opened.cancel()  # the loop ended while it was being opened; nothing happens where it was
+            self._held.pop(loop, None)
+
+    async def close(self) -> None:
+        task, _opened = self._held.get(asyncio.get_running_loop(), (None, None))
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 def configure(settings: Settings | None) -> None:
-    """Settings for runtimes opened from now on by the library's functions; None: the environment's again."""
+    """Settings for what the library's functions open from now on; None: the environment's again."""
     global _configured  # noqa: PLW0603 - this module is where a process's state lives
     _configured = settings
+
+
+@asynccontextmanager
+async def _provider_set() -> AsyncIterator[Providers]:
+    settings = _configured or load_provider_settings()
+    async with provider_client(settings) as client:
+        yield Providers.configured(client, settings)
+
+
+_runtimes = _Holder(lambda: Runtime.open(_configured or load_settings()))
+_provider_sets = _Holder(_provider_set)
 
 
 async def process_runtime() -> Runtime:
     """The runtime of this event loop, opened at first use.
 
-    It is held by an async generator that this loop has started: `asyncio.run` closes those at its end, so a program
-    that never calls `close_process_runtime` leaves nothing open either.
+    Raises:
+        ConfigurationError: the environment lacks a setting, or one can't be used.
     """
-    loop = asyncio.get_running_loop()
-    opening = _runtimes.get(loop)
-    if opening is None:
-        for ended in [other for other in _runtimes if other.is_closed()]:
-            del _runtimes[ended]
-        opening = _runtimes[loop] = loop.create_task(_open_runtime())
-    try:
-        runtime, _holder = await asyncio.shield(opening)
-    except Exception:
-        _runtimes.pop(loop, None)
-        raise
-    return runtime
-
-
-async def _open_runtime() -> tuple[Runtime, AsyncGenerator[Runtime]]:
-    holder = _runtime_holder(_configured or load_settings())
-    return await anext(holder), holder
-
-
-async def _runtime_holder(settings: Settings) -> AsyncGenerator[Runtime]:
-    async with Runtime.open(settings) as runtime:
-        try:
-            yield runtime
-        finally:
-            _runtimes.pop(asyncio.get_running_loop(), None)
+    return await _runtimes.get()
 
 
 async def process_providers() -> Providers:
-    """The providers alone, of this event loop: what validating given keys needs."""
-    loop = asyncio.get_running_loop()
-    if loop not in _provider_sets:
-        holder = _providers_holder()
-        _provider_sets[loop] = (await anext(holder), holder)
-    return _provider_sets[loop][0]
-
-
-async def _providers_holder() -> AsyncGenerator[Providers]:
-    settings = _configured or load_provider_settings()
-    async with provider_client(settings) as client:
-        try:
-            yield Providers.configured(client, settings)
-        finally:
-            _provider_sets.pop(asyncio.get_running_loop(), None)
+    """The providers alone, of this event loop: what validating given keys needs. Raises as `process_runtime`."""
+    return await _provider_sets.get()
 
 
 async def close_process_runtime() -> None:
     """Closes what the library's functions opened in this event loop: connections, and the Vault token is revoked."""
-    loop = asyncio.get_running_loop()
-    if (opening := _runtimes.pop(loop, None)) is not None:
-        _runtime, holder = await opening
-        await holder.aclose()
-    if (held := _provider_sets.pop(loop, None)) is not None:
-        await held[1].aclose()
+    await _runtimes.close()
+    await _provider_sets.close()

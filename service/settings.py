@@ -118,16 +118,24 @@ class Settings(ProviderSettings):
     actor: str = Field(default="library", description="Who an embedding program is in the events.")
     log_level: str = "INFO"
 
-    @field_validator("vault_addr", "oidc_issuer")
+    @field_validator("vault_addr")
     @classmethod
-    def _is_http_url(cls, value: str | None) -> str | None:
-        return http_url(value) if value is not None else None
+    def _is_http_url(cls, value: str) -> str:
+        return http_url(value)
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _is_an_issuer(cls, value: str | None) -> str | None:
+        # Kept to the letter: tokens' `iss` is compared to it, and some issuers' names end in a slash.
+        if value is not None:
+            http_url(value)
+        return value
 
     @field_validator("oidc_algorithms")
     @classmethod
     def _is_asymmetric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         # An HMAC key would be the issuer's public key, which everybody has; `none` is no signature (RFC 8725, 2.1).
-        if not value or any(name.lower() == "none" or name.startswith("HS") for name in value):
+        if not value or any(name.upper() == "NONE" or name.upper().startswith("HS") for name in value):
             raise ValueError("only asymmetric algorithms are accepted")
         return value
 
@@ -163,10 +171,18 @@ def _load(kind: type[_Loaded], given: dict[str, Any]) -> _Loaded:
         return kind(**given)
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            f"{_variable(kind, str(item['loc'][0]))}: {item['msg']}"
             for item in error.errors(include_input=False, include_context=False, include_url=False)
         )
         raise ConfigurationError(f"settings: {wrong}") from None
-    except SettingsError:
-        # A value that should be JSON and isn't; pydantic-settings names the field in its message, and no value.
-        raise ConfigurationError("settings: a setting that must be JSON is not") from None
+    except SettingsError as error:
+        # A value that should be JSON and isn't. pydantic-settings names the field in its message, and no value.
+        field = next((name for name in kind.model_fields if f'"{name}"' in str(error)), None)
+        raise ConfigurationError(f"settings: {_variable(kind, field)}: must be JSON") from None
+
+
+def _variable(kind: type[ProviderSettings], field: str | None) -> str:
+    """The environment variable of a setting. (Pydantic gives a field's name, or the alias, which is the variable.)"""
+    if field in kind.model_fields:
+        return f"CREDENTIALS_{field.upper()}"
+    return field or "a setting"

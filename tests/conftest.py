@@ -6,7 +6,7 @@
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import pytest
 from service.errors import ConfigurationError
 from service.localstack import vault_container
 from service.localstack.stack import local_stack
+from service.localstack.vault_binary import find_vault
 
 if TYPE_CHECKING:
     import asyncpg
@@ -56,6 +57,22 @@ def pytest_report_header() -> str:
     """Says which servers the tests will use."""
     name, reason = backend()
     return f"test servers: {name} ({reason})"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Unit tests first: they are quick, and the network that they turn off is nobody's yet."""
+    items.sort(key=lambda item: "unit" not in item.path.parts)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Has Vault built before the first test that needs it, whose time-out is not meant for that."""
+    if backend()[0] != "local" or session.config.option.collectonly:
+        return
+    if all("unit" in item.path.parts for item in session.items):
+        return
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        find_vault(os.environ, print)
 
 
 @contextmanager

@@ -99,7 +99,12 @@ async def update_credential(
     return _shown(credential, response)
 
 
-@router.delete("/credentials/{credential_id}", status_code=204, responses=documented(404, 409, 412, 428))
+@router.delete(
+    "/credentials/{credential_id}",
+    status_code=204,
+    response_class=Response,  # not JSON's: an answer without a body has no content type
+    responses=documented(404, 409, 412, 428),
+)
 async def delete_credential(
     access: MayDelete, runtime: ApiRuntime, _query: NoQuery, credential_id: CredentialId, if_match: IfMatch
 ) -> None:

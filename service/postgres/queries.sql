@@ -189,9 +189,6 @@ SELECT id FROM installation;
 -- name: migration_version
 SELECT coalesce(max(version), 0) FROM schema_migrations;
 
--- name: ping
-SELECT 1;
-
 -- name: hold_migration_lock
 -- Owner only. One migration at a time; the number is this project's own and means nothing else.
 SELECT pg_advisory_lock(7205759403792793);

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from service.errors import CiphertextRejected, KeyVersionRetired, VaultRefused, VaultUnavailable
-from service.memory.plaintext import Plaintext
+from service.memory.plaintext import MASK, Plaintext
 from service.modules.records import Seal
 from service.vault.client import BatchRefused, VaultClient
 
@@ -21,6 +21,13 @@ BATCH_HEADER = "X-Credentials-Batch-Id"
 
 _CIPHERTEXT = re.compile(r"vault:v([1-9][0-9]{0,9}):[A-Za-z0-9+/]+={0,2}")
 _MAX_CIPHERTEXT = 8192
+
+
+class _Masked(dict[str, str]):
+    """A batch's item, of which a traceback with locals shows stars."""
+
+    def __repr__(self) -> str:
+        return MASK
 
 
 class TransitCipher:
@@ -37,7 +44,7 @@ class TransitCipher:
     async def encrypt(self, key: str, items: Sequence[tuple[Plaintext, bytes]]) -> list[Seal | Exception]:
         batch = [
             # The request's JSON needs the plaintext as base64 text, which lives until the request is sent.
-            {"plaintext": base64.b64encode(plaintext.reveal()).decode("ascii"), "context": _b64(context)}
+            _Masked(plaintext=base64.b64encode(plaintext.reveal()).decode("ascii"), context=_b64(context))
             for plaintext, context in items
         ]
         return [_sealed(result) for result in await self._batch(f"encrypt/{key}", batch)]
@@ -45,12 +52,12 @@ class TransitCipher:
     async def decrypt(
         self, key: str, items: Sequence[tuple[str, bytes]], *, batch_id: UUID
     ) -> list[Plaintext | Exception]:
-        batch = [{"ciphertext": ciphertext, "context": _b64(context)} for ciphertext, context in items]
+        batch = [_Masked(ciphertext=ciphertext, context=_b64(context)) for ciphertext, context in items]
         results = await self._batch(f"decrypt/{key}", batch, headers={BATCH_HEADER: str(batch_id)})
         return [_opened(result) for result in results]
 
     async def _batch(
-        self, path: str, batch: list[dict[str, str]], headers: dict[str, str] | None = None
+        self, path: str, batch: list[_Masked], headers: dict[str, str] | None = None
     ) -> list[dict[str, Any]]:
         body = {"batch_input": batch, "partial_failure_response_code": 200}
         try:

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
+import platformdirs
 import pytest
 
 from service.errors import ConfigurationError, InstallationMismatch, InvalidInput
@@ -49,25 +50,33 @@ class Launch:
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
-        self.process = subprocess.Popen(
-            [*COMMAND, "run", "--port", "0", "--state-dir", str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-        )
-        self.banner = ""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.banner += line
-            if line.startswith("eval "):
-                break
-        else:
-            pytest.fail(self.process.communicate()[1])
+        self._said = folder.with_name(f"{folder.name}.said-{uuid4()}")  # a file: a pipe that nobody reads fills up
+        with self._said.open("w") as said:
+            self.process = subprocess.Popen(
+                [*COMMAND, "run", "--port", "0", "--state-dir", str(folder)],
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        try:
+            self.banner = self._read_banner()
+        except BaseException:
+            self.stop()
+            raise
         found = re.search(r"running at (\S+)", self.banner)
         assert found is not None
         self.url = found[1]
+
+    def _read_banner(self) -> str:
+        assert self.process.stdout is not None
+        lines = []
+        for line in self.process.stdout:
+            lines.append(line)
+            if line.startswith("eval "):
+                return "".join(lines)
+        pytest.fail(self._said.read_text())
 
     def token(self, role: str = "user", subject: str = "alice") -> str:
         made = command("token", "--state-dir", str(self.folder), "--role", role, "--subject", subject)
@@ -91,8 +100,8 @@ class Launch:
     def stop(self, with_signal: signal.Signals = signal.SIGINT) -> str:
         """Stops it; what it had to say on stderr."""
         self.process.send_signal(with_signal)
-        _, said = self.process.communicate(timeout=60)
-        return said
+        self.process.communicate(timeout=60)
+        return self._said.read_text()
 
 
 @contextmanager
@@ -108,9 +117,9 @@ def launched(folder: Path, environment: Mapping[str, str] | None = None) -> Iter
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
     """One launch for the tests that only use it."""
-    with launched(
-        tmp_path_factory.mktemp("launch") / "state", {"HOME": str(tmp_path_factory.mktemp("home"))}
-    ) as launch:
+    home = tmp_path_factory.mktemp("home")
+    cache = str(platformdirs.user_cache_path())  # where Vault has been built already
+    with launched(tmp_path_factory.mktemp("launch") / "state", {"HOME": str(home), "XDG_CACHE_HOME": cache}) as launch:
         yield launch
 
 
@@ -238,7 +247,7 @@ def test_env_says_what_another_process_needs(running: Launch, tmp_path: Path) ->
     printed = command("env", "--state-dir", str(running.folder))
     assert printed.returncode == 0
     pairs = [shlex.split(line.removeprefix("export "))[0].split("=", 1) for line in printed.stdout.splitlines()]
-    variables = dict((name, value) for name, value in pairs)
+    variables = dict(pairs)
     assert {"SERVICE_URL", "DATABASE_URL", "VAULT_ADDR", "VAULT_TOKEN", "CREDENTIALS_VAULT_ROLE_ID"} <= set(variables)
     assert variables["SERVICE_URL"] == running.url
     reconciled = command("reconcile", "--scan", environment=variables)
@@ -395,16 +404,18 @@ def test_a_process_that_a_crashed_launch_left_is_ended_and_any_other_let_be(tmp_
     state.create()
     with subprocess.Popen(["sleep", "60"]) as somebody_elses:
         try:
+            time.sleep(0.1)  # start times are told apart by the kernel's clock tick, 10 ms
             left = ChildProcess("vault", state, signal.SIGTERM)
             left.start(["/bin/sleep", "60"])
             noted = state.read_json("vault.pid.json")
             state.write_json("vault.pid.json", {**noted, "pid": somebody_elses.pid})
             ChildProcess("vault", state, signal.SIGTERM).end_leftover()
             assert somebody_elses.poll() is None
-            assert left.is_alive
+            left.check_alive()
             state.write_json("vault.pid.json", noted)
             ChildProcess("vault", state, signal.SIGTERM).end_leftover()
             assert not left.is_alive
+            left.stop()
         finally:
             somebody_elses.kill()
 

@@ -126,7 +126,7 @@ def test_an_orchestrator_cannot_act_for_a_name_that_is_none(name: str) -> None:
         ({"users": ["bob"], "actions": ["credentials:read"]}, "bob", Permission.READ, True),
         ({"users": ["bob"], "actions": ["credentials:read"]}, "eve", Permission.READ, False),
         ({"users": ["bob"], "actions": ["credentials:read"]}, "bob", Permission.STORE, False),
-        # malformed: denied
+        # what is malformed allows nothing
         (None, "bob", Permission.READ, False),
         ([], "bob", Permission.READ, False),
         ("", "bob", Permission.READ, False),

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
@@ -94,6 +94,7 @@ async def test_deleting_answers_204_with_nothing() -> None:
     async with client_of(part, IDENTITIES) as client:
         answer = await client.delete(f"/v1/credentials/{uuid4()}", headers=USER)
     assert (answer.status_code, answer.content) == (204, b"")
+    assert "content-type" not in answer.headers
 
 
 async def test_only_the_keys_that_were_given_are_changed() -> None:
