@@ -176,7 +176,7 @@ class _Holder(Generic[_Held]):
             async with self._opening() as held:
                 opened.set_result(held)
                 await loop.create_future()
-        except Exception as error:  # noqa: BLE001 - whoever waits is to have it, whatever it is
+        except Exception as error:
             if opened.done():
                 raise
             opened.set_exception(error)

@@ -11,7 +11,6 @@ from service.errors import CredentialsError
 from service.memory.plaintext import Plaintext
 from service.modules.ports import Cipher
 
-
 _FRESH_SECONDS = 1.0
 
 
