@@ -43,6 +43,15 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
         redoc_url=None,
         # A redirect to the address with or without a slash would be built from the caller's Host header.
         redirect_slashes=False,
+        # FastAPI records validation failures and exceptions with their messages, to whatever exporter the environment
+        # names; these quote what was sent. Ours are in `observability.py`.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
     )
     # `/credentials/validate` has to be found before `/credentials/{credential_id}`'s routes are asked.
     for routes in (use_routes, credential_routes, event_routes, health_routes):

@@ -20,19 +20,18 @@ IN_THE_BACKGROUND = "store.touch_used"  # `last_used_at`; no write waits for it
 
 @dataclass(frozen=True)
 class Job:
-    """What to do, for whom, and at the how manyeth step to die (from 1; None: at none)."""
+    """What to do, for whom, and after how many steps to die (None: not at all)."""
 
     operation: str
     somebody: Somebody
     credential_id: UUID | None
     keys: Pair
     idempotency_key: str | None = None
-    dies_before: int | None = None
     dies_after: int | None = None
 
 
 def run(settings: Settings, job: Job, steps_file: Path) -> None:
-    """Does the job. Writes each step's name to the file when it is come to."""
+    """Does the job. Writes each step's name to the file when it is done."""
     asyncio.run(_run(settings, job, steps_file))
 
 
@@ -43,11 +42,11 @@ async def _run(settings: Settings, job: Job, steps_file: Path) -> None:
         nonlocal steps
         if step == IN_THE_BACKGROUND:
             return
-        if when == "before":
+        if when == "after":
             steps += 1
             with steps_file.open("a") as file:
                 file.write(step + "\n")
-        if steps == (job.dies_before if when == "before" else job.dies_after):
+        if steps == job.dies_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
     async with hooked_runtime(settings, hook) as runtime:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-
 from service.localstack.vault_admin import VaultAdmin
 from tests.support import Stack
 from tests.written import Connection
@@ -140,7 +138,7 @@ def every_log_line() -> Iterator[list[str]]:
 
 
 def shown_with_locals(error: BaseException) -> str:
-    """An exception as the most talkative reporter shows it: with every frame's locals, but for the tests' own frames."""
+    """An exception as the most talkative reporter shows it: with the locals of every frame that is not a test's."""
     report = traceback.TracebackException.from_exception(error, capture_locals=True)
     _without_tests(report)
     return "\n".join([*report.format(), repr(error), repr(error.args), repr(vars(error))])

@@ -6,7 +6,7 @@ The real adapters are behind the hooks: what is not held or ended goes to a real
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -55,9 +55,10 @@ async def hooked_runtime(settings: Settings, hook: Hook) -> AsyncIterator[Runtim
     def wrapping(name: str, adapter: Callable[..., object]) -> Callable[..., HookedPort]:
         return lambda *args: HookedPort(name, adapter(*args), hook)
 
-    wrapped = {adapter: wrapping(name, getattr(composition, adapter)) for name, adapter in _PORTS.items()}
     async with AsyncExitStack() as stack:
-        with patch.multiple(composition, **wrapped):
+        with ExitStack() as patches:
+            for name, adapter in _PORTS.items():
+                patches.enter_context(patch.object(composition, adapter, wrapping(name, getattr(composition, adapter))))
             runtime = await stack.enter_async_context(Runtime.open(settings))
         yield runtime
 

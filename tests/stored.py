@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
-
 from service.composition import Runtime
 from service.memory.plaintext import Plaintext
 from service.modules.credential_writer import NewCredential
 from service.modules.records import OwnerAccess
 from tests.support import Stack, canary
 from tests.written import Connection, Pair
+
 
 def some_user(name: str = "user") -> str:
     """A user that no other test knows."""

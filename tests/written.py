@@ -1,6 +1,5 @@
 """What tests of writing share: somebody's credentials, what opens, and what Vault and Postgres hold of them."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
@@ -127,9 +126,3 @@ async def leave_an_intent(stack: Stack, conn: Connection, somebody: Somebody, *,
     assert stack.vault("POST", f"credentials/data/{path}", body).is_success
     await add_intent(conn, credential_id, path, due=due)
     return path
-
-
-def audited(audit_log: str, kind: str, path: str) -> list[dict[str, Any]]:
-    """The audit log's entries of one path; `kind` is `request` or `response`."""
-    entries = [json.loads(line) for line in audit_log.splitlines()]
-    return [entry for entry in entries if entry["type"] == kind and entry["request"]["path"] == path]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
@@ -236,10 +237,19 @@ async def _on_validation(_request: Request, error: Exception) -> Response:
     return problem_response(ANSWERS[errors.InvalidInput], problems=problems_of(found))
 
 
-async def _on_http(_request: Request, error: Exception) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     slug, title = _HTTP_TITLES.get(status, ("internal", _INTERNAL.title) if status >= 500 else ("refused", "Refused."))
     response = problem_response(Answer(status, slug, title))
     if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
-        response.headers["Allow"] = error.headers["Allow"]
+        response.headers["Allow"] = _allowed(request) or error.headers["Allow"]
     return response
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the address (RFC 9110, 10.2.1). The router tells those of the first route that fits alone."""
+    app: FastAPI = request.app
+    told, address = app.openapi()["paths"], request.scope["path"]
+    # A path without parameters goes before those that it would fit, too.
+    fitting = [address] if address in told else [path for path in told if compile_path(path)[0].match(address)]
+    return ", ".join(sorted({method.upper() for path in fitting for method in told[path]}))

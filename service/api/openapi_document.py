@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from service.api.error_responses import FieldProblem, Problem
+from service.modules.secret_pair import MAX_KEY_LENGTH
 from service.schemas.credential_schemas import (
     StoreCredentialRequest,
     UpdateCredentialRequest,
@@ -20,6 +21,16 @@ _SCHEMAS: tuple[type[BaseModel], ...] = (
     FieldProblem,
     Problem,
 )
+
+_KEY = {"maxLength": MAX_KEY_LENGTH, "pattern": "^[!-~]([ -~]*[!-~])?$"}
+_KEY_OR_NONE = {"maxLength": MAX_KEY_LENGTH, "pattern": "^([!-~]([ -~]*[!-~])?)?$"}
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "account_id": {"format": "uuid"},
+    "credential_type": {"enum": ["alpaca", "polygon"]},
+    "api_key": _KEY,
+    "secret_key": _KEY_OR_NONE,
+}
+"""What the service checks of a body's fields, beyond the schemas' types."""
 
 
 def install_openapi(app: FastAPI) -> None:
@@ -46,6 +57,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for schema in _SCHEMAS:
         described = schema.model_json_schema(ref_template="#/components/schemas/{model}")
         described.pop("$defs", None)  # each of them is in the list above
+        for name, field in described["properties"].items():
+            # Of a field that may be null, the string.
+            next((choice for choice in field.get("anyOf", ()) if choice["type"] == "string"), field).update(
+                _BOUNDS.get(name, {})
+            )
         components[schema.__name__] = described
     for operations in document["paths"].values():
         for operation in operations.values():

@@ -12,6 +12,8 @@ from service.modules.records import Credential
 # entity-tag = [ W/ ] DQUOTE *etagc DQUOTE; obs-text arrives as Latin-1
 _ENTITY_TAG = re.compile(r'(?P<weak>W/)?"(?P<opaque>[\x21\x23-\x7e\x80-\xff]*)"')
 _ROW_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+# For the document: what is accepted, but for other space, empty elements of the list, and obs-text.
+_IF_MATCH = r'^(\*|(W/)?"[!#-~]*"(, (W/)?"[!#-~]*")*)$'
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -63,7 +65,7 @@ async def _if_match(
         Header(
             alias="If-Match",
             description="Change only if the credential still has this ETag.",
-            json_schema_extra={"examples": ['"1"']},
+            json_schema_extra={"examples": ['"1"'], "pattern": _IF_MATCH},
         ),
     ] = None,
 ) -> frozenset[int] | None:

@@ -1,6 +1,7 @@
 """Using credentials: asking the provider whether keys work."""
 
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
 
 from service.api.credential_routes import CredentialId
 from service.api.error_responses import documented
@@ -30,6 +31,12 @@ async def validate_given_keys(
     ):
         verdict = await runtime.validator.validate_given(access, api_key, secret_key)
     return _shown(verdict)
+
+
+@router.api_route("/credentials/validate", methods=["GET", "PATCH", "DELETE"], include_in_schema=False)
+async def not_a_credential() -> None:
+    """Keeps this address from being taken for a credential's, which has these methods."""
+    raise HTTPException(405, headers={"Allow": "POST"})
 
 
 @router.post("/credentials/{credential_id}/validate", responses=documented(404, 409))

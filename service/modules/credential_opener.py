@@ -157,7 +157,10 @@ class CredentialOpener:
                 secret_version=kept.secret_version,
                 transit_key_version=kept.transit_key_version,
             )
-        ciphertext = await self._ciphertexts.read(reference.kv_path, reference.kv_version)
+        seal = await self._ciphertexts.read(reference.kv_path, reference.kv_version)
+        if seal.transit_key_version != reference.transit_key_version:
+            # Opening doesn't need the row's, but the events tell it and retiring a version counts by it.
+            raise CredentialUnreadable
         context = derivation_context(
             binding=reference.binding,
             user_id=access.user_id,
@@ -166,7 +169,9 @@ class CredentialOpener:
             secret_version=reference.secret_version,
             credential_type=credential.credential_type,
         )
-        (plaintext,) = await self._cipher.decrypt(reference.transit_key, [(ciphertext, context)], batch_id=batch_id)
+        (plaintext,) = await self._cipher.decrypt(
+            reference.transit_key, [(seal.ciphertext, context)], batch_id=batch_id
+        )
         if isinstance(plaintext, Exception):
             raise plaintext
         return plaintext

@@ -10,7 +10,6 @@ from service.modules.records import (
     CredentialFilter,
     Cursor,
     EventFilter,
-    OwnerAccess,
     ReadAccess,
     RecordedEvent,
 )
@@ -51,8 +50,5 @@ class CredentialReader:
             await self._store.get(access, credential_id)
         except CredentialNotFound:
             # Deleted since, perhaps: then its history without the filters is not empty.
-            if isinstance(access, OwnerAccess):
-                known = await self._log.page(access, EventFilter(credential_id=credential_id), None, 1)
-                if known:
-                    return
+            if not await self._log.page(access, EventFilter(credential_id=credential_id), None, 1):
                 raise

@@ -66,8 +66,8 @@ class Cipher(Protocol):
 class CiphertextStore(Protocol):
     """Vault's KV v2 engine: ciphertext by path and version, never plaintext."""
 
-    async def read(self, path: str, version: int) -> str:
-        """The ciphertext. Raises CiphertextGone where this version is deleted, destroyed or was never there."""
+    async def read(self, path: str, version: int) -> Seal:
+        """The ciphertext, with the key version that it names. Raises CiphertextGone where this version is deleted, destroyed or was never there."""
         ...
 
     async def newest_version(self, path: str) -> int:

@@ -3,13 +3,13 @@
 https://developer.hashicorp.com/vault/api-docs/secret/kv/kv-v2
 """
 
-from typing import Any
 from uuid import UUID
 
 from hvac.api.secrets_engines import KvV2
 
 from service.errors import CiphertextGone, CredentialUnreadable, VaultUnavailable
-from service.vault.client import HvacAdapter, VaultClient, VaultNotFound
+from service.modules.records import Seal
+from service.vault.client import NOT_VAULT, HvacAdapter, VaultClient, VaultNotFound, data_of
 from service.vault.transit import key_version
 
 INSTALLATION_PATH = "installation"
@@ -27,7 +27,7 @@ class KvCiphertextStore:
         self._kv = KvV2(HvacAdapter(client))
         self._mount = mount
 
-    async def read(self, path: str, version: int) -> str:
+    async def read(self, path: str, version: int) -> Seal:
         try:
             answer = await self._kv.read_secret_version(
                 path, version=version, mount_point=self._mount, raise_on_deleted_version=True
@@ -35,7 +35,7 @@ class KvCiphertextStore:
         except VaultNotFound:
             raise CiphertextGone from None
         # An older Vault may answer without the version asked for; a pin is exact.
-        data, metadata = _field(answer, "data", "data"), _field(answer, "data", "metadata")
+        data, metadata = data_of(answer).get("data"), data_of(answer).get("metadata")
         if data is None:
             raise CiphertextGone
         if not isinstance(data, dict) or not isinstance(metadata, dict) or metadata.get("version") != version:
@@ -43,24 +43,26 @@ class KvCiphertextStore:
         ciphertext = data.get("ciphertext")
         if not isinstance(ciphertext, str):
             raise CredentialUnreadable
-        key_version(ciphertext)
-        return ciphertext
+        return Seal(ciphertext=ciphertext, transit_key_version=key_version(ciphertext))
 
     async def newest_version(self, path: str) -> int:
         try:
             answer = await self._kv.read_secret_metadata(path, mount_point=self._mount)
         except VaultNotFound:
             return 0
-        return int(_field(answer, "data", "current_version") or 0)
+        newest = data_of(answer).get("current_version")
+        if not isinstance(newest, int):
+            raise VaultUnavailable(NOT_VAULT)
+        return newest
 
     async def write(self, path: str, ciphertext: str, *, cas: int) -> int:
         key_version(ciphertext)
         answer = await self._kv.create_or_update_secret(
             path, secret={"ciphertext": ciphertext}, cas=cas, mount_point=self._mount
         )
-        version = _field(answer, "data", "version")
+        version = data_of(answer).get("version")
         if not isinstance(version, int):
-            raise VaultUnavailable("What answers at VAULT_ADDR is not Vault")
+            raise VaultUnavailable(NOT_VAULT)
         return version
 
     async def annotate(self, path: str, metadata: dict[str, str]) -> None:
@@ -88,7 +90,10 @@ class KvCiphertextStore:
             answer = await self._kv.list_secrets(prefix, mount_point=self._mount)
         except VaultNotFound:
             return []
-        return [str(name) for name in _field(answer, "data", "keys") or ()]
+        names = data_of(answer).get("keys")
+        if not isinstance(names, list):
+            raise VaultUnavailable(NOT_VAULT)
+        return [str(name) for name in names]
 
     async def live_versions(self, path: str) -> set[int]:
         """The versions of a path that are neither deleted nor destroyed."""
@@ -96,7 +101,10 @@ class KvCiphertextStore:
             answer = await self._kv.read_secret_metadata(path, mount_point=self._mount)
         except VaultNotFound:
             return set()
-        versions = _field(answer, "data", "versions") or {}
+        versions = data_of(answer).get("versions")
+        # An answer that isn't Vault's must not look like a path with nothing in it.
+        if not isinstance(versions, dict) or not all(isinstance(version, dict) for version in versions.values()):
+            raise VaultUnavailable(NOT_VAULT)
         return {
             int(number)
             for number, version in versions.items()
@@ -108,12 +116,6 @@ class KvCiphertextStore:
             answer = await self._kv.read_secret_version(
                 INSTALLATION_PATH, mount_point=self._mount, raise_on_deleted_version=True
             )
-            return UUID(str(_field(answer, "data", "data", "id")))
+            return UUID(str(data_of(data_of(answer)).get("id")))
         except (VaultNotFound, ValueError):
             return None
-
-
-def _field(answer: Any, *path: str) -> Any:
-    for name in path:
-        answer = answer.get(name) if isinstance(answer, dict) else None
-    return answer

@@ -23,6 +23,7 @@ from service.errors import (
 )
 from service.http_clients import retry_after
 
+NOT_VAULT = "What answers at VAULT_ADDR is not Vault"
 _WAIT_FOR_UNSEAL = 10.0
 _WAIT_FOR_FAULT = 2.0
 
@@ -76,21 +77,36 @@ def _json(response: httpx.Response) -> dict[str, Any]:
     try:
         answer = response.json()
     except ValueError:
-        raise VaultUnavailable("What answers at VAULT_ADDR is not Vault") from None
+        raise VaultUnavailable(NOT_VAULT) from None
     if not isinstance(answer, dict):
-        raise VaultUnavailable("What answers at VAULT_ADDR is not Vault")
+        raise VaultUnavailable(NOT_VAULT)
     return answer
+
+
+def data_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer brings. Raises VaultUnavailable where it brings nothing: a proxy's page, say, and not Vault's."""
+    data = answer.get("data")
+    if not isinstance(data, dict):
+        raise VaultUnavailable(NOT_VAULT)
+    return data
 
 
 def _meaning(response: httpx.Response) -> Exception:
     """What a status means (https://developer.hashicorp.com/vault/api-docs#http-status-codes)."""
     status = response.status_code
+    if status == 307:  # a standby that can't forward names the active node instead; no redirect is followed
+        return VaultStandby(retry_after=_WAIT_FOR_FAULT)
+    if status == 429:  # Vault's own quota, or the limit of a load balancer before it
+        return VaultThrottled(retry_after=retry_after(response) or 1.0)
     try:
         answer = _json(response)
     except VaultUnavailable as not_vault:
-        return not_vault if status < 500 else VaultUnavailable(retry_after=_WAIT_FOR_FAULT)
-    told = " ".join(str(item) for item in answer.get("errors") or ())
-    results = (answer.get("data") or {}).get("batch_results")
+        if status < 500:
+            return not_vault
+        return VaultUnavailable(retry_after=retry_after(response) or _WAIT_FOR_FAULT)
+    errors, data = answer.get("errors"), answer.get("data")
+    told = " ".join(str(item) for item in errors) if isinstance(errors, list) else ""
+    results = data.get("batch_results") if isinstance(data, dict) else None
     match status:
         case 400 if isinstance(results, list):
             return BatchRefused(results)
@@ -102,8 +118,6 @@ def _meaning(response: httpx.Response) -> Exception:
             return VaultDenied()
         case 404:
             return VaultNotFound()
-        case 429:
-            return VaultThrottled(retry_after=retry_after(response) or 1.0)
         case 472 | 473:
             return VaultStandby(retry_after=_WAIT_FOR_FAULT)
         case 503 if "sealed" in told.lower():

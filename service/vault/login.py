@@ -52,10 +52,9 @@ class VaultSession:
         self._lease = 0.0
         self._expires_at = float("inf")
         self._since = float("-inf")
-        self._secret_id: SecretStr | None = settings.vault_secret_id
-        self._unwrapped = False
+        self._unwrapped: tuple[SecretStr, SecretStr] | None = None  # a wrapping token, and the secret id it held
         self._file_read_at = float("-inf")
-        self._login_lock = asyncio.Lock()
+        self._login: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
     @classmethod
@@ -103,18 +102,29 @@ class VaultSession:
         self._file_read_at = time.monotonic()
 
     async def _log_in(self, *, instead_of: SecretStr | None) -> None:
-        async with self._login_lock:
-            if self._token is not instead_of and time.monotonic() < self._expires_at:
-                return  # somebody else's login has ended while this one waited
-            mount = self._settings.vault_auth_mount or self._settings.vault_login.value
-            try:
-                answer = await self._send("POST", f"auth/{mount}/login", json=await self._credentials(mount))
-            except (VaultDenied, VaultRefused):
-                raise VaultLoginFailed from None
-            self._accept(answer)
-            _log.info("logged in to Vault", extra={"lease_seconds": self._lease})
-            if self._keeper is None or self._keeper.done():
-                self._keeper = asyncio.create_task(self._keep(), name="vault-token")
+        """One login for all who ask while it is under way; all have its outcome, a failure too. (Were each to try in
+        turn, then with a Vault that doesn't answer the last of them would wait for everybody's time-out.)
+        """
+        if self._token is not instead_of and time.monotonic() < self._expires_at:
+            return  # somebody else's login has ended meanwhile
+        if self._login is None or self._login.done():
+            self._login = asyncio.create_task(self._log_in_once(), name="vault-login")
+            self._login.add_done_callback(_retrieved)
+        # Shielded: a caller that gives up must not take the login from the others.
+        await asyncio.shield(self._login)
+
+    async def _log_in_once(self) -> None:
+        mount = self._settings.vault_auth_mount or self._settings.vault_login.value
+        try:
+            answer = await self._send("POST", f"auth/{mount}/login", json=await self._credentials(mount))
+        except VaultLoginFailed:
+            raise
+        except (VaultDenied, VaultRefused):
+            raise VaultLoginFailed from None
+        self._accept(answer)
+        _log.info("logged in to Vault", extra={"lease_seconds": self._lease})
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.create_task(self._keep(), name="vault-token")
 
     async def _credentials(self, mount: str) -> dict[str, str]:
         settings = self._settings
@@ -129,19 +139,25 @@ class VaultSession:
 
     async def _secret_id_text(self, mount: str) -> str:
         """The secret id. A file is read at each login, so that a new one counts without a restart."""
-        if self._unwrapped and self._secret_id is not None:
-            return self._secret_id.get_secret_value()
-        if (path := self._settings.vault_secret_id_file) is not None:
-            found = _read(path, "CREDENTIALS_VAULT_SECRET_ID_FILE")
-        elif self._secret_id is not None:
-            found = self._secret_id.get_secret_value()
-        else:
-            raise ConfigurationError("CREDENTIALS_VAULT_SECRET_ID_FILE: is not set, nor CREDENTIALS_VAULT_SECRET_ID")
         if not self._settings.vault_secret_id_wrapped:
-            return found
-        self._secret_id = SecretStr(await self._unwrap(found, mount))
-        self._unwrapped = True  # a wrapping token works once: the secret id is kept for later logins
-        return self._secret_id.get_secret_value()
+            return self._given_secret_id()
+        try:
+            given = self._given_secret_id()
+        except ConfigurationError:
+            if self._unwrapped is None:
+                raise
+            given = self._unwrapped[0].get_secret_value()  # who gave it may have removed it after its one use
+        # A wrapping token works once: what it held is kept for later logins.
+        if self._unwrapped is None or self._unwrapped[0].get_secret_value() != given:
+            self._unwrapped = SecretStr(given), SecretStr(await self._unwrap(given, mount))
+        return self._unwrapped[1].get_secret_value()
+
+    def _given_secret_id(self) -> str:
+        if (path := self._settings.vault_secret_id_file) is not None:
+            return _read(path, "CREDENTIALS_VAULT_SECRET_ID_FILE")
+        if self._settings.vault_secret_id is not None:
+            return self._settings.vault_secret_id.get_secret_value()
+        raise ConfigurationError("CREDENTIALS_VAULT_SECRET_ID_FILE: is not set, nor CREDENTIALS_VAULT_SECRET_ID")
 
     async def _unwrap(self, wrapping_token: str, mount: str) -> str:
         """Checks where the wrapping token comes from before it is used: somebody else could have made one
@@ -156,6 +172,8 @@ class VaultSession:
                 raise VaultLoginFailed("The wrapped secret id was not made by the AppRole's secret-id path")
             unwrapped = await self._send("POST", "sys/wrapping/unwrap", headers={"X-Vault-Token": wrapping_token})
             return str(unwrapped["data"]["secret_id"])
+        except VaultLoginFailed:
+            raise
         except (VaultDenied, VaultRefused, KeyError, TypeError):
             raise VaultLoginFailed("The wrapped secret id has expired, or somebody has used it already") from None
 
@@ -208,16 +226,22 @@ class VaultSession:
         return await send(self._http, method, path, headers=headers, **kwargs)
 
     async def _close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeper
+        under_way = [task for task in (self._keeper, self._login) if task is not None]
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         if self._token is not None and self._settings.vault_login is not VaultLogin.TOKEN_FILE:
             with suppress(VaultUnavailable, VaultDenied, VaultRefused):
                 await self._send(
                     "POST", "auth/token/revoke-self", headers={"X-Vault-Token": self._token.get_secret_value()}
                 )
         self._token = None
+
+
+def _retrieved(login: "asyncio.Task[None]") -> None:
+    """Looks at a login's outcome, as asyncio complains where nobody did: everybody who waited may have given up."""
+    if not login.cancelled():
+        login.exception()
 
 
 def _read(path: Path, setting: str) -> str:

@@ -14,7 +14,7 @@ from uuid import UUID
 from service.errors import CiphertextRejected, KeyVersionRetired, VaultRefused, VaultUnavailable
 from service.memory.plaintext import MASK, Plaintext
 from service.modules.records import Seal
-from service.vault.client import BatchRefused, VaultClient
+from service.vault.client import NOT_VAULT, BatchRefused, VaultClient, data_of
 
 BATCH_HEADER = "X-Credentials-Batch-Id"
 """Vault logs this header in the clear (`sys/config/auditing/request-headers`): it joins our events to its audit log."""
@@ -64,20 +64,23 @@ class TransitCipher:
             answer = await self._client.request(
                 "POST", f"{self._mount}/{path}", json=body, headers=headers, repeatable=True
             )
-            results = answer["data"]["batch_results"]
+            results = data_of(answer).get("batch_results")
         except BatchRefused as refused:
             results = refused.results
-        except (KeyError, TypeError):
-            results = None
         if not isinstance(results, list) or len(results) != len(batch):
-            raise VaultUnavailable("What answers at VAULT_ADDR is not Vault")
+            raise VaultUnavailable(NOT_VAULT)
+        if not all(isinstance(result, dict) for result in results):
+            raise VaultUnavailable(NOT_VAULT)
         return results
 
     async def hmac(self, key: str, digest: bytes) -> str:
         answer = await self._client.request(
             "POST", f"{self._mount}/hmac/{key}", json={"input": _b64(digest)}, repeatable=True
         )
-        return str(answer["data"]["hmac"])
+        hmac = data_of(answer).get("hmac")
+        if not isinstance(hmac, str):
+            raise VaultUnavailable(NOT_VAULT)
+        return hmac
 
     async def hmac_matches(self, key: str, digest: bytes, hmac: str) -> bool:
         try:
@@ -89,7 +92,7 @@ class TransitCipher:
             )
         except VaultRefused:
             return False  # made under a version that has been trimmed: nobody can tell any more
-        return answer["data"]["valid"] is True
+        return data_of(answer).get("valid") is True
 
 
 def key_version(ciphertext: str) -> int:

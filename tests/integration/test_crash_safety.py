@@ -8,10 +8,10 @@ killed, so a step that is added to a flow is not forgotten here.
 import multiprocessing
 import secrets
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -19,6 +19,7 @@ import pytest
 from service.composition import Runtime
 from service.errors import CredentialNotFound, NothingToRollBack
 from tests import crash_process
+from tests.conftest import start_stack
 from tests.crash_process import Job
 from tests.support import Stack
 from tests.written import Connection, Pair, Somebody, assert_agree, pair_of_keys
@@ -35,22 +36,26 @@ STEPS = {
 COMMITS = ("store.insert", "store.replace_secret", "store.remove")
 
 
-def crashes(*operations: str) -> Any:
-    """Every place to die: before each step, and after the last. (After a step is before the next.)"""
-    places = []
-    for operation in operations:
-        steps = STEPS[operation]
-        for number, step in enumerate(steps, 1):
-            places.append(pytest.param(operation, {"dies_before": number}, id=f"{operation}-before-{step}"))
-        places.append(pytest.param(operation, {"dies_after": len(steps)}, id=f"{operation}-after-{steps[-1]}"))
-    return pytest.mark.parametrize(("operation", "place"), places)
+def crashes(*operations: str) -> pytest.MarkDecorator:
+    """Every place to die: before the first step, and after each."""
+    places = [
+        pytest.param(operation, number, id=f"{operation}-after-{step}")
+        for operation in operations
+        for number, step in enumerate(["nothing", *STEPS[operation]])
+    ]
+    return pytest.mark.parametrize(("operation", "died_after"), places)
 
 
-def committed(operation: str, place: dict[str, int]) -> bool:
+def committed(operation: str, died_after: int) -> bool:
     """Whether the commit was behind it when the process died."""
-    steps = STEPS[operation]
-    done = steps[: place["dies_before"] - 1] if "dies_before" in place else steps
-    return any(step in COMMITS for step in done)
+    return any(step in COMMITS for step in STEPS[operation][:died_after])
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack of this module's own: a service on the shared one may reconcile it in the background."""
+    with start_stack(tmp_path_factory.mktemp("crashes")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +144,12 @@ async def test_invariant_6_is_tested_at_every_step_that_there_is(
 
 @crashes("update_both_keys", "update_one_key", "rollback")
 async def test_invariant_6_after_a_crash_the_old_or_the_new_credential_opens(
-    stack: Stack, runtime: Runtime, owner_conn: Connection, scene: Scene, operation: str, place: dict[str, int]
+    stack: Stack, runtime: Runtime, owner_conn: Connection, scene: Scene, operation: str, died_after: int
 ) -> None:
     job = await scene.set(runtime, operation)
     assert job.credential_id is not None
-    assert scene.run(replace(job, **place)) == -signal.SIGKILL
-    expected = scene.expected(operation) if committed(operation, place) else scene.old
+    assert scene.run(replace(job, dies_after=died_after)) == -signal.SIGKILL
+    expected = scene.expected(operation) if committed(operation, died_after) else scene.old
     assert await scene.somebody.opens(runtime, job.credential_id) == expected
     assert await scene.somebody.opens(runtime, scene.bystander) == scene.bystander_keys
     await reconcile(stack, runtime, owner_conn, scene.somebody)
@@ -152,18 +157,18 @@ async def test_invariant_6_after_a_crash_the_old_or_the_new_credential_opens(
     assert await scene.somebody.opens(runtime, scene.bystander) == scene.bystander_keys
     # What a rollback would bring back is whole as well.
     await runtime.writer.rollback(scene.somebody.access, job.credential_id, if_match=None)
-    back = scene.old if committed(operation, place) else scene.older
+    back = scene.old if committed(operation, died_after) else scene.older
     assert await scene.somebody.opens(runtime, job.credential_id) == back
 
 
 @crashes("store")
 async def test_invariant_6_a_store_that_crashed_is_there_or_is_not_and_can_be_sent_again(
-    stack: Stack, runtime: Runtime, owner_conn: Connection, scene: Scene, operation: str, place: dict[str, int]
+    stack: Stack, runtime: Runtime, owner_conn: Connection, scene: Scene, operation: str, died_after: int
 ) -> None:
     job = await scene.set(runtime, operation)
-    assert scene.run(replace(job, **place)) == -signal.SIGKILL
+    assert scene.run(replace(job, dies_after=died_after)) == -signal.SIGKILL
     stored = await scene.somebody.row_ids(owner_conn)
-    assert len(stored) == 1 + committed(operation, place)
+    assert len(stored) == 1 + committed(operation, died_after)
     for each in stored[1:]:
         assert await scene.somebody.opens(runtime, each) == scene.new
     await reconcile(stack, runtime, owner_conn, scene.somebody)
@@ -176,13 +181,13 @@ async def test_invariant_6_a_store_that_crashed_is_there_or_is_not_and_can_be_se
 
 @crashes("delete")
 async def test_invariant_6_a_delete_that_crashed_has_deleted_all_or_nothing(
-    stack: Stack, runtime: Runtime, owner_conn: Connection, scene: Scene, operation: str, place: dict[str, int]
+    stack: Stack, runtime: Runtime, owner_conn: Connection, scene: Scene, operation: str, died_after: int
 ) -> None:
     job = await scene.set(runtime, operation)
     assert job.credential_id is not None
-    assert scene.run(replace(job, **place)) == -signal.SIGKILL
+    assert scene.run(replace(job, dies_after=died_after)) == -signal.SIGKILL
     for _ in ("before reconciliation", "after it"):
-        if committed(operation, place):
+        if committed(operation, died_after):
             with pytest.raises(CredentialNotFound):
                 await scene.somebody.opens(runtime, job.credential_id)
         else:
@@ -196,9 +201,9 @@ async def test_invariant_6_crash_after_crash_loses_nothing(
 ) -> None:
     job = await scene.set(runtime, "update_both_keys")
     assert job.credential_id is not None
-    before_commit = STEPS["update_both_keys"].index("store.replace_secret") + 1
+    before_commit = STEPS["update_both_keys"].index("store.replace_secret")
     for _ in range(4):
-        assert scene.run(replace(job, dies_before=before_commit)) == -signal.SIGKILL
+        assert scene.run(replace(job, dies_after=before_commit)) == -signal.SIGKILL
     assert await scene.somebody.intents(owner_conn) >= 4
     assert await scene.somebody.opens(runtime, job.credential_id) == scene.old
     await scene.somebody.update(runtime, job.credential_id, *scene.new)

@@ -205,16 +205,18 @@ async def test_kept_references_read_as_nuls_when_the_block_has_ended(conn: Conne
 
 async def test_kept_references_read_as_nuls_after_an_exception_in_the_block(conn: Connection, stored: Stored) -> None:
     kept: list[str] = []
-    with pytest.raises(ZeroDivisionError):
+
+    async def use() -> None:
         async with get_decrypted_alpaca_credential(conn, str(stored.id), stored.user_id) as keys:
-            kept += keys
+            kept.extend(keys)
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await use()
     assert [each.encode() for each in kept] == [bytes(len(key)) for key in stored.keys]
 
 
-async def test_kept_references_read_as_nuls_after_a_cancellation_in_the_block(
-    conn: Connection, stored: Stored
-) -> None:
+async def test_kept_references_read_as_nuls_after_a_cancellation_in_the_block(conn: Connection, stored: Stored) -> None:
     kept: list[str] = []
     inside = asyncio.Event()
 

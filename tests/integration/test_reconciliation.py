@@ -1,11 +1,7 @@
 """Reconciliation removes what a crash left and nothing else, whoever it races: writers, callers, itself."""
 
 import asyncio
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from uuid import uuid4
 
 import asyncpg
@@ -82,11 +78,8 @@ async def test_a_slow_update_whose_intent_was_taken_is_interrupted_and_the_old_s
 async def test_a_writer_that_commits_while_its_intent_is_held_waits_and_is_interrupted(
     stack: Stack, owner_conn: Connection
 ) -> None:
-    somebody, before_commit, before_removal = (
-        Somebody(),
-        Gate("before", "store.insert"),
-        Gate("before", "ciphertexts.delete"),
-    )
+    somebody = Somebody()
+    before_commit, before_removal = Gate("before", "store.insert"), Gate("before", "ciphertexts.delete")
     async with (
         hooked_runtime(stack.settings(), before_commit) as slow,
         hooked_runtime(stack.settings(), before_removal) as cleaner,
@@ -243,6 +236,20 @@ async def test_an_intent_whose_path_was_changed_by_hand_is_refused(
     assert await somebody.opens(runtime, victim.id) == keys
 
 
+async def test_what_a_row_pins_is_not_removed_whatever_an_intent_says(
+    stack: Stack, runtime: Runtime, owner_conn: Connection
+) -> None:
+    somebody, old, new = Somebody(), pair_of_keys(), pair_of_keys()
+    stored = await somebody.store(runtime, old)
+    await somebody.update(runtime, stored.id, *new)
+    await add_intent(owner_conn, stored.id, stored.reference.kv_path)  # of the previous version, which is pinned too
+    report = await runtime.reconciler.run(apply=True)
+    assert (report.kept, report.removed) == (1, 0)
+    assert await somebody.opens(runtime, stored.id) == new
+    await runtime.writer.rollback(somebody.access, stored.id, if_match=None)
+    assert await somebody.opens(runtime, stored.id) == old
+
+
 async def test_previous_secrets_are_removed_when_their_time_has_passed(
     stack: Stack, runtime: Runtime, owner_conn: Connection
 ) -> None:
@@ -271,85 +278,3 @@ async def test_idempotency_keys_are_purged_when_their_time_has_passed(runtime: R
     assert (await runtime.reconciler.run(apply=True)).purged_idempotency_keys == 1
     left = await owner_conn.fetch("SELECT key FROM idempotency_keys WHERE user_id = $1", somebody.user_id)
     assert [row["key"] for row in left] == ["young"]
-
-
-# --- the full check ---------------------------------------------------------------------------------------------
-
-
-async def test_the_scan_marks_broken_and_deletes_nothing_and_unmarks_when_the_ciphertext_is_back(
-    stack: Stack, runtime: Runtime, owner_conn: Connection
-) -> None:
-    somebody, keys = Somebody(), pair_of_keys()
-    stored = await somebody.store(runtime, keys)
-    path, since = stored.reference.kv_path, "SELECT broken_since FROM credentials WHERE id = $1"
-    assert stack.vault("POST", f"credentials/delete/{path}", {"versions": [1]}).is_success
-    assert (await runtime.reconciler.scan(apply=False)).broken == [stored.id]
-    assert await owner_conn.fetchval(since, stored.id) is None
-    assert (await runtime.reconciler.scan(apply=True)).broken == [stored.id]
-    marked = await owner_conn.fetchval(since, stored.id)
-    assert abs((datetime.now(UTC) - marked).total_seconds()) < 60
-    await runtime.reconciler.scan(apply=True)
-    assert await owner_conn.fetchval(since, stored.id) == marked
-    assert stack.vault("POST", f"credentials/undelete/{path}", {"versions": [1]}).is_success
-    assert (await runtime.reconciler.scan(apply=True)).broken == []
-    assert await owner_conn.fetchval(since, stored.id) is None
-    assert await somebody.opens(runtime, stored.id) == keys
-
-
-async def test_the_scan_reports_versions_that_nothing_accounts_for_and_leaves_them(
-    stack: Stack, runtime: Runtime, owner_conn: Connection
-) -> None:
-    somebody = Somebody()
-    stored = await somebody.store(runtime, pair_of_keys())
-    accounted = await leave_an_intent(stack, owner_conn, somebody)
-    stray, path = f"{uuid4()}/somebody-elses", stored.reference.kv_path
-    for where, cas in ((path, 1), (stray, 0)):
-        body = {"data": {"ciphertext": "vault:v1:AAAA"}, "options": {"cas": cas}}
-        assert stack.vault("POST", f"credentials/data/{where}", body).is_success
-    report = await runtime.reconciler.scan(apply=True)
-    assert sorted(report.unaccounted) == sorted([f"{path}@2", f"{stray}@1"])
-    assert live_versions(stack, path) == {1, 2}
-    assert live_versions(stack, stray) == {1}
-    assert live_versions(stack, accounted) == {1}
-    for each in (path, stray):
-        stack.vault("DELETE", f"credentials/metadata/{each}")
-    await owner_conn.execute("DELETE FROM credentials WHERE id = $1", stored.id)
-    await runtime.reconciler.run(apply=True)
-
-
-# --- the command ------------------------------------------------------------------------------------------------
-
-
-def reconcile(stack: Stack, *options: str) -> tuple[str, dict[str, str]]:
-    """Runs the command with the stack's environment. Returns the title of what it printed, and the rows."""
-    command = [sys.executable, "-m", "service.cli", "reconcile", *options]
-    environment = {**stack.local.environment(), "COLUMNS": "200"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[0].strip(), dict(re.findall(r"│ ([\w ]+?) +│ (.*?) +│", done.stdout))
-
-
-async def test_the_command_is_a_dry_run_unless_told_to_apply(
-    stack: Stack, runtime: Runtime, owner_conn: Connection
-) -> None:
-    somebody = Somebody()
-    path = await leave_an_intent(stack, owner_conn, somebody)
-    title, found = await asyncio.to_thread(reconcile, stack)
-    assert title == "dry run: nothing was changed"
-    assert (found["due"], found["removed"]) == ("1", "0")
-    assert live_versions(stack, path) == {1}
-    title, found = await asyncio.to_thread(reconcile, stack, "--apply")
-    assert title == "applied"
-    assert (found["due"], found["removed"]) == ("1", "1")
-    assert not somebody.paths(stack)
-    assert await somebody.intents(owner_conn) == 0
-
-
-async def test_the_command_scans_when_told_to(stack: Stack, runtime: Runtime, owner_conn: Connection) -> None:
-    somebody = Somebody()
-    stored = await somebody.store(runtime, pair_of_keys())
-    stack.vault("DELETE", f"credentials/metadata/{stored.reference.kv_path}")
-    _title, found = await asyncio.to_thread(reconcile, stack, "--scan")
-    assert str(stored.id) in found["broken"]
-    assert "credentials" not in (await asyncio.to_thread(reconcile, stack))[1]
-    await owner_conn.execute("DELETE FROM credentials WHERE id = $1", stored.id)

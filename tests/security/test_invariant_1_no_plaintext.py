@@ -1,7 +1,7 @@
-"""Invariant 1: no plaintext at rest or in passing. Random secrets go every way there is; then everything is searched."""
+"""Invariant 1: no plaintext at rest or in passing. Random secrets go every way; then everything is searched."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -59,7 +59,7 @@ class Used:
 
 
 @pytest.fixture(scope="module")
-async def used(stack: Stack) -> AsyncIterator[Used]:
+async def used(stack: Stack) -> Used:
     """Secrets sent every way: by the library and by the runtime, with success and with each kind of failure."""
     use = Used(some_user("canaries"))
     async with AlpacaDouble() as alpaca:
@@ -75,7 +75,7 @@ async def used(stack: Stack) -> AsyncIterator[Used]:
             await close_process_runtime()
         await conn.close()
         configure(None)
-    yield use
+    return use
 
 
 async def _by_the_library(use: Used, conn: Connection) -> None:
@@ -200,9 +200,7 @@ def test_none_in_the_repr_of_what_a_program_holds(used: Used) -> None:
     assert found(used.secrets, {line[:60]: line for line in used.shown}) == []
 
 
-async def test_the_search_finds_a_secret_that_is_there(
-    stack: Stack, runtime: Runtime, owner_conn: Connection
-) -> None:
+async def test_the_search_finds_a_secret_that_is_there(stack: Stack, runtime: Runtime, owner_conn: Connection) -> None:
     """A search that finds nothing ever would make all of the above green."""
     stored: Stored = await store(runtime)
     in_row, in_kv, in_log, in_locals = (canary() for _ in range(4))

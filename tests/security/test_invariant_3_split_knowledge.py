@@ -1,4 +1,4 @@
-"""Invariant 3: split knowledge. All of Vault without the row's binding opens nothing; the row gone, nothing ever does."""
+"""Invariant 3: split knowledge. All of Vault without the row's binding opens nothing, and the row can go."""
 
 import base64
 import secrets
@@ -114,8 +114,6 @@ async def test_every_credential_has_a_binding_of_its_own(runtime: Runtime, owner
     bindings = {row["binding"] for row in rows}
     assert len(bindings) == 11
     assert {len(binding) for binding in bindings} == {32}
-    everybodys = await owner_conn.fetchval("SELECT count(*) - count(DISTINCT binding) FROM credentials")
-    assert everybodys == 0
 
 
 async def test_a_binding_is_of_its_credential_and_of_no_secret_of_the_same_user(

@@ -1,7 +1,6 @@
 """Invariant 4: a ciphertext opens only as what it is. Whatever is changed by hand in Postgres, it fails closed."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Any
 from uuid import UUID, uuid4
@@ -9,8 +8,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from service.composition import Runtime
-from service.errors import CredentialsError
-from service.modules.records import OwnerAccess
+from service.errors import CiphertextRejected, CredentialsError
+from service.memory.plaintext import Plaintext
+from service.modules.records import Credential
+from service.postgres.access_log import PostgresAccessLog
 from tests.stored import Stored, kv_ciphertext, kv_rewrite, last_event, opened, owner, some_user, store, update
 from tests.support import Stack
 from tests.written import Connection, Pair
@@ -68,9 +69,8 @@ COLUMNS: dict[str, list[Change]] = {
         Change("3", CLOSED, "ciphertext_rejected"),
         Change("9223372036854775807", CLOSED, "ciphertext_rejected"),
     ],
-    # What opening does not depend on: the ciphertext itself names its key version; the rest is a rollback's (below),
-    # a change's, or for people to read.
-    "transit_key_version": [Change("7", NONE)],
+    "transit_key_version": [Change("7", CLOSED, "reference_mismatch")],
+    # What opening does not depend on: it is a rollback's (below), a change's, or for people to read.
     "account_type": [Change("'live'", NONE)],
     "previous_kv_version": [Change("2", NONE)],
     "previous_secret_version": [Change("2", NONE)],
@@ -113,7 +113,8 @@ async def set_column(conn: Connection, stored: Stored, column: str, to: str, *ar
 
 async def test_the_table_of_changes_has_every_column_that_there_is(owner_conn: Connection) -> None:
     rows = await owner_conn.fetch(
-        "SELECT column_name FROM information_schema.columns WHERE table_name = 'credentials' AND table_schema = 'public'"
+        "SELECT column_name FROM information_schema.columns WHERE table_schema = 'public' "
+        "AND table_name = 'credentials'"
     )
     assert {row["column_name"] for row in rows} == set(COLUMNS)
 
@@ -155,7 +156,7 @@ async def test_a_row_and_ciphertext_moved_to_another_account_do_not_open(
     account = uuid4()
     await _move(stack, stored, f"{account}/{stored.id}")
     await owner_conn.execute(
-        "UPDATE credentials SET account_id = $2, kv_path = $2::text || '/' || id, kv_version = 1 WHERE id = $1",
+        "UPDATE credentials SET account_id = $2, kv_path = $2::uuid || '/' || id, kv_version = 1 WHERE id = $1",
         stored.id,
         account,
     )
@@ -172,11 +173,11 @@ async def test_a_row_given_another_type_and_its_key_does_not_open(
     assert await last_event(owner_conn, stored.user_id) == ("failed", "ciphertext_rejected")
 
 
-async def test_a_copy_of_the_row_for_another_user_does_not_open_however_well_it_is_made(
-    stack: Stack, runtime: Runtime, owner_conn: Connection, stored: Stored
+@pytest.mark.parametrize("is_same_user", [False, True], ids=["for-another-user", "for-the-same-user"])
+async def test_a_copy_of_row_and_ciphertext_under_a_new_id_does_not_open_however_well_it_is_made(
+    stack: Stack, runtime: Runtime, owner_conn: Connection, stored: Stored, is_same_user: bool
 ) -> None:
-    """The ciphertext copied too, to where the copied row is to find it; under the same id, and under a new one."""
-    mallory, copied = some_user(MALLORY), uuid4()
+    user, copied = stored.user_id if is_same_user else some_user(MALLORY), uuid4()
     await _move(stack, stored, f"{stored.account_id}/{copied}")
     columns = [name for name in COLUMNS if name not in ("id", "user_id", "kv_path", "kv_version")]
     await owner_conn.execute(
@@ -184,18 +185,36 @@ async def test_a_copy_of_the_row_for_another_user_does_not_open_however_well_it_
         f"SELECT $2, $3, account_id || '/' || $2::uuid, 1, {', '.join(columns)} FROM credentials WHERE id = $1",
         stored.id,
         copied,
-        mallory,
+        user,
     )
-    assert await opens_for(runtime, copied, [mallory, stored.user_id]) == {}
-    assert await last_event(owner_conn, mallory) == ("failed", "ciphertext_rejected")
+    assert await opens_for(runtime, copied, [user]) == {}
+    assert await last_event(owner_conn, user) == ("failed", "ciphertext_rejected")
     assert await opened(runtime, stored.id, stored.user_id) == stored.keys
+
+
+async def test_the_user_who_asks_counts_and_not_the_one_that_the_database_names(
+    runtime: Runtime, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that grants what it should not, and hands over the row as it is."""
+    row = await runtime.reader.get(stored.access, stored.id)
+
+    async def lies(*_: object, **__: object) -> list[Credential | Exception]:
+        return [row]
+
+    monkeypatch.setattr(PostgresAccessLog, "authorise_opens", lies)
+    assert await opened(runtime, stored.id, stored.user_id) == stored.keys
+    with pytest.raises(CiphertextRejected):
+        await opened(runtime, stored.id, some_user(MALLORY))
 
 
 async def test_two_rows_that_swap_owners_or_bindings_open_for_nobody(
     runtime: Runtime, owner_conn: Connection, stored: Stored
 ) -> None:
     other = await update(runtime, await store(runtime, some_user(MALLORY)))
-    swap = "UPDATE credentials c SET {0} = o.{0} FROM credentials o WHERE c.id = ANY($1) AND o.id = ANY($1) AND c.id <> o.id"
+    swap = (
+        "UPDATE credentials c SET {0} = o.{0} FROM credentials o "
+        "WHERE c.id = ANY($1) AND o.id = ANY($1) AND c.id <> o.id"
+    )
     for column in ("user_id", "binding"):
         await owner_conn.execute(swap.format(column), [stored.id, other.id])
         for credential in (stored, other):
@@ -217,17 +236,18 @@ async def test_the_whole_previous_pin_put_back_by_hand_opens_what_a_rollback_wou
     assert await opens_for(runtime, after.id, [after.user_id]) == {}
 
 
-async def test_an_authenticated_user_counts_and_not_the_rows_owner(
+async def test_a_row_given_to_another_user_can_neither_be_validated_nor_half_replaced_by_them(
     runtime: Runtime, owner_conn: Connection, stored: Stored
 ) -> None:
-    """Even if the database itself lied about who may: the context is made of who asks."""
+    """The other two ways to a decryption: the context is made of who asks, and not of what the row says."""
     mallory = some_user(MALLORY)
     await owner_conn.execute("UPDATE credentials SET user_id = $2 WHERE id = $1", stored.id, mallory)
-    expired = datetime.now(UTC) + timedelta(days=1)
-    assert expired.tzinfo is UTC
-    access: OwnerAccess = owner(mallory)
     with pytest.raises(CredentialsError):
-        await runtime.validator.validate_stored(access, stored.id)
+        await runtime.validator.validate_stored(owner(mallory), stored.id)
+    with Plaintext.copy_of("AKnew") as api_key, pytest.raises(CredentialsError):
+        await runtime.writer.update(
+            owner(mallory), stored.id, api_key=api_key, secret_key=None, is_active=None, if_match=None
+        )
     assert await last_event(owner_conn, mallory) == ("failed", "ciphertext_rejected")
 
 

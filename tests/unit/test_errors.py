@@ -28,7 +28,9 @@ def subclasses(kind: type[CredentialsError]) -> Iterator[type[CredentialsError]]
             yield from subclasses(below)
 
 
-ALL = sorted({CredentialsError, *subclasses(CredentialsError)}, key=lambda kind: kind.__name__)
+ALL: list[type[CredentialsError]] = sorted(
+    {CredentialsError, *subclasses(CredentialsError)}, key=lambda kind: kind.__name__
+)
 KEPT = {"field", "problem", "problems", "retry_after"}
 """What errors may keep beside their text: fixed words and seconds."""
 

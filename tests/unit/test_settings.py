@@ -1,4 +1,4 @@
-"""Settings: read when asked for, wrong ones named and never shown, secrets masked, no signature that anybody can forge."""
+"""Settings: read when asked for, wrong ones named and never shown, secrets masked, no forgeable signatures."""
 
 import json
 import subprocess
@@ -132,7 +132,7 @@ def test_no_way_of_showing_the_settings_shows_a_secret(environment: pytest.Monke
 def test_settings_do_not_change_once_they_are_read() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
-        settings.port = 1
+        setattr(settings, "port", 1)  # noqa: B010 - mypy knows that it can't be set
 
 
 def test_what_is_passed_wins_over_the_environment() -> None:
