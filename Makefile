@@ -21,17 +21,19 @@ help: ## What can be made
 run: $(INSTALLED) ## Start Postgres, Vault and the service [PORT=8080] [STATE_DIR=folder]; Ctrl-C stops all
 	@exec $(BIN)/vault-credentials run --port '$(PORT)' $(if $(STATE_DIR),--state-dir '$(STATE_DIR)')
 
-test: $(INSTALLED) ## The whole test suite, on real servers that it starts [ARGS='-k words'] [TEST_BACKEND=local|containers]
+test: $(INSTALLED) ## The whole test suite, on real servers that it starts [ARGS='-k words'] [TEST_BACKEND=auto, local or containers; default: auto]
 	@$(BIN)/pytest $(ARGS)
 
 install: $(INSTALLED) ## The packages of uv.lock into .venv
 	@echo 'installed: $(BIN)/vault-credentials'
 
 lint: $(INSTALLED) ## ruff, mypy --strict and the import contracts
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@status=0; \
+	$(BIN)/ruff check . || status=1; \
+	$(BIN)/ruff format --check . || status=1; \
+	$(BIN)/mypy || status=1; \
+	$(BIN)/lint-imports || status=1; \
+	exit $$status
 
 format: $(INSTALLED) ## Format the code
 	@$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""Stands in for curl on a machine without it: `-H`, `-d` and one URL; fails as `curl -f` does."""
+"""Stands in for curl on a machine without it: `-H`, `-d`, `-w` and one URL; fails as `curl -f` does."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ parser.add_argument("url")
 parser.add_argument("-sS", action="store_true")
 parser.add_argument("-H", action="append", default=[])
 parser.add_argument("-d")
+parser.add_argument("-w", default="")
 given = parser.parse_args()
 request = urllib.request.Request(  # noqa: S310 - the service's own URL
     given.url,
@@ -16,4 +17,4 @@ request = urllib.request.Request(  # noqa: S310 - the service's own URL
     headers=dict(header.split(": ", 1) for header in given.H),
 )
 with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the service's own URL
-    sys.stdout.write(answer.read().decode())
+    sys.stdout.write(answer.read().decode() + given.w.replace("\\n", "\n"))

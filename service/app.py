@@ -11,6 +11,7 @@ from service.api.error_responses import UnexpectedErrors, install_error_response
 from service.api.openapi_document import install_openapi
 from service.api.response_headers import NoStore
 from service.composition import Runtime
+from service.errors import ConfigurationError
 from service.observability import RequestLog
 from service.settings import Settings, load_settings
 
@@ -20,7 +21,13 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
 
     With `runtime`, that one is used and stays the caller's to close; else one is opened from `settings` (default: the
     environment's) and closed with the lifespan. Logging is the caller's to configure.
+
+    Raises:
+        ConfigurationError: `settings` name no token issuer. The environment's are looked at when the lifespan begins,
+            which raises it then.
     """
+    if settings is not None and runtime is None:
+        _need_an_issuer(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -28,7 +35,9 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
             app.state.runtime = runtime
             yield
             return
-        async with Runtime.open(settings or load_settings(), background=True) as opened:
+        used = settings or load_settings()
+        _need_an_issuer(used)
+        async with Runtime.open(used, background=True) as opened:
             app.state.runtime = opened
             yield
 
@@ -63,3 +72,9 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
     app.add_middleware(NoStore)
     app.add_middleware(RequestLog)
     return app
+
+
+def _need_an_issuer(settings: Settings) -> None:
+    """A library needs none; a service without one could let nobody in."""
+    if settings.oidc_issuer is None:
+        raise ConfigurationError("CREDENTIALS_OIDC_ISSUER: is not set, so no caller's token could be checked")

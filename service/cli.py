@@ -13,11 +13,28 @@ import typer
 from service.errors import ConfigurationError, CredentialsError, InvalidInput
 
 app = typer.Typer(
-    help="Keeps users' Alpaca and Polygon API credentials, encrypted by Vault, indexed in Postgres.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # they print local variables
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"vault-credentials {version('vault-credentials')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Keeps users' Alpaca and Polygon API credentials, encrypted by Vault, indexed in Postgres."""
 
 
 class TokenRole(StrEnum):
@@ -52,7 +69,14 @@ def run(
     state_dir: StateDirOption,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The service's port; 0 takes any free one.")] = 8080,
 ) -> None:
-    """Starts Postgres, Vault and the service on this machine, and prints how to use them. Ctrl-C stops all."""
+    """Starts Postgres, Vault and the service on this machine, and prints how to use them. Ctrl-C stops all.
+
+    Postgres is the one at DATABASE_URL (as a user who may create tables and roles), else an embedded one.
+
+    Vault is the one at VAULT_ADDR (with a VAULT_TOKEN that may provision it), else the first that can be had here:
+    the vault program on PATH, Docker, or one built from its Go module, once, which takes some minutes.
+    CREDENTIALS_LOCAL_VAULT=path, =docker or =build allows that one way alone.
+    """
     _need_local_extra()
     from service.localstack.launcher import run as run_stack
 
@@ -97,9 +121,9 @@ def token(
 ) -> None:
     """Prints a JWT, minted by the local stack's Vault, good for an hour."""
     _need_local_extra()
-    from service.localstack.stack import mint_token, noted_environment
+    from service.localstack.stack import mint_token
 
-    typer.echo(mint_token(noted_environment(state_dir), role.value, subject))
+    typer.echo(mint_token(state_dir, role.value, subject))
 
 
 @app.command()
@@ -114,14 +138,22 @@ def env(state_dir: StateDirOption) -> None:
 
 @app.command()
 def reconcile(
-    apply: Annotated[bool, typer.Option("--apply", help="Mend what is found; without it, only say.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Mend what is found.")] = False,
     scan: Annotated[bool, typer.Option("--scan", help="Compare all of KV with all rows as well.")] = False,
 ) -> None:
-    """Mends what a crash left between Vault and Postgres. Settings are from the environment."""
+    """Mends what a crash left between Vault and Postgres. Settings are from the environment.
+
+    Without --apply it is a dry run: it counts what is due and changes nothing.
+
+    Each write to Vault is noted in Postgres before it is made; what is noted and never finished is DUE after some time.
+    With --apply each of these is settled: its ciphertext is REMOVED, or KEPT because the credential uses it after all,
+    or it is HELD BY A WRITER, which is still at work on it, and is left for the next time.
+    """
     import asyncio
     from dataclasses import asdict
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from service.composition import Runtime
@@ -141,7 +173,9 @@ def reconcile(
     table = Table("what", "found", title="applied" if apply else "dry run: nothing was changed")
     for name, value in asyncio.run(work()).items():
         shown = "\n".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-        table.add_row(name.replace("_", " "), shown)
+        # Names in KV are whatever somebody called them: neither markup nor commands to a terminal.
+        plain = "".join(each if each.isprintable() or each == "\n" else "?" for each in shown)
+        table.add_row(name.replace("_", " "), escape(plain))
     Console().print(table)
 
 

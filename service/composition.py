@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 from service.authz.identity import TokenVerifier
-from service.errors import CredentialsError, DatabaseNotReady
+from service.errors import DatabaseNotReady
 from service.http_clients import issuer_client, provider_client, vault_client
 from service.modules.credential_opener import CredentialOpener
 from service.modules.credential_reader import CredentialReader
@@ -20,6 +20,7 @@ from service.modules.reconciliation import Reconciler
 from service.modules.sealed_write import SealedWriter
 from service.modules.usage import UsageRecorder
 from service.modules.vault_layout import VaultLayout
+from service.observability import exception_location
 from service.postgres.access_log import PostgresAccessLog
 from service.postgres.credential_store import PostgresCredentialStore
 from service.postgres.migrate import LATEST_VERSION
@@ -68,7 +69,9 @@ class Runtime:
             providers = Providers.configured(await stack.enter_async_context(provider_client(settings)), settings)
             cipher = TransitCipher(vault, settings.transit_mount)
             ciphertexts = KvCiphertextStore(vault, settings.kv_mount)
-            layout = VaultLayout(settings.transit_mount, settings.transit_key_prefix, settings.kv_mount)
+            layout = VaultLayout(
+                settings.transit_mount, settings.transit_key_prefix, settings.kv_mount, frozenset(providers)
+            )
             store = PostgresCredentialStore(database, settings)
             log = PostgresAccessLog(database)
             usage = UsageRecorder(store)
@@ -76,7 +79,7 @@ class Runtime:
             opener = CredentialOpener(log, ciphertexts, cipher, layout, usage)
             sealed = SealedWriter(store, ciphertexts, cipher, intent_age_seconds=settings.intent_age_seconds)
             idempotency = Idempotency(store, cipher, transit_key=settings.idempotency_key_name)
-            reconciler = Reconciler(PostgresReconciliationStore(database), ciphertexts, sealed, layout)
+            reconciler = Reconciler(PostgresReconciliationStore(database, settings), ciphertexts, sealed, layout)
             identity = None
             if settings.oidc_issuer is not None:
                 issuer_http = await stack.enter_async_context(issuer_client(settings))
@@ -130,8 +133,8 @@ async def _reconciling(reconciler: Reconciler, interval: float) -> AsyncIterator
                 report = await reconciler.run(apply=True)
                 if report.due or report.failed:
                     _log.info("reconciled", extra={"removed": report.removed, "failed": report.failed})
-            except CredentialsError as error:
-                _log.warning("reconciliation failed", extra={"error": type(error).__name__})
+            except Exception as error:  # noqa: BLE001 - one round's trouble, whatever it is, must not end all rounds
+                _log.warning("reconciliation failed", extra={"exception": exception_location(error)})
             await asyncio.sleep(interval)
 
     task = asyncio.create_task(loop(), name="reconciliation")

@@ -63,12 +63,12 @@ def vault_client(settings: Settings) -> httpx.AsyncClient:
 
 def provider_client(settings: ProviderSettings) -> httpx.AsyncClient:
     """A client for the providers' public APIs, shared by all users, so it keeps nothing of a request."""
-    return _client(_tls_context(), timeout=settings.provider_timeout, max_connections=100)
+    return _client(tls_context(), timeout=settings.provider_timeout, max_connections=100)
 
 
 def issuer_client(settings: Settings) -> httpx.AsyncClient:
     """A client for the OIDC issuer's discovery document and keys. Raises as `vault_tls`."""
-    context = _tls_context(cafile=settings.oidc_cacert, setting="CREDENTIALS_OIDC_CACERT")
+    context = tls_context(cafile=settings.oidc_cacert, setting="CREDENTIALS_OIDC_CACERT")
     return _client(context, timeout=_ISSUER_TIMEOUT, max_connections=4)
 
 
@@ -77,7 +77,7 @@ def vault_tls(settings: Settings) -> ssl.SSLContext:
 
     Raises ConfigurationError where one of them can't be used; it names the setting, not what is in the file.
     """
-    context = _tls_context(
+    context = tls_context(
         cafile=settings.vault_cacert, capath=settings.vault_capath, setting="VAULT_CACERT or VAULT_CAPATH"
     )
     if settings.vault_client_cert is not None:
@@ -143,10 +143,12 @@ def _client(
     )
 
 
-def _tls_context(
+def tls_context(
     *, cafile: Path | None = None, capath: Path | None = None, setting: str = "SSL_CERT_FILE or SSL_CERT_DIR"
 ) -> ssl.SSLContext:
-    """Verifies always. A private CA is the only one trusted; else the system's are (or `SSL_CERT_FILE`'s)."""
+    """A TLS context that always verifies. A private CA is the only one trusted; else the system's are (or
+    `SSL_CERT_FILE`'s). Raises ConfigurationError, naming `setting`, where the files can't be used.
+    """
     # Not ssl.create_default_context: it writes the session keys, which open a recording, to $SSLKEYLOGFILE.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

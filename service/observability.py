@@ -4,6 +4,8 @@ A log line is a message of fixed text and some named fields. Exceptions are logg
 without their message, which may quote what was being worked on.
 """
 
+import copy
+import dataclasses
 import logging
 import re
 import sys
@@ -14,8 +16,12 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TextIO
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.memory.plaintext import MASK, Plaintext
+from service.memory.revealed import RevealedSecret
 
 # httpx logs URLs at INFO, aiohttp's server paths, asyncpg statements with their arguments at DEBUG.
 _QUIET = ("httpx", "httpcore", "aiohttp", "hvac", "asyncpg", "urllib3", "asyncio")
@@ -28,7 +34,7 @@ _access_log = logging.getLogger("service.access")
 
 
 def current_request_id() -> str | None:
-    """The id of the request being answered; None outside one. It is safe to log and to send."""
+    """The id of the request being answered, made here; None outside one. It is safe to log and to send."""
     return _request_id.get()
 
 
@@ -44,6 +50,7 @@ def configure_logging(level: str = "INFO", *, stream: TextIO | None = None) -> N
             ["levelname", "name", "message"],
             timestamp="at",
             rename_fields={"levelname": "level", "name": "logger"},
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's messages again, for terminals
         )
     )
     handler.addFilter(_add_request_id)
@@ -71,7 +78,22 @@ def exception_location(error: BaseException) -> list[str]:
 
 
 class LineFormatter(JsonFormatter):
-    """JSON lines in which an exception is a list of class and code locations, whoever logs it."""
+    """JSON lines in which an exception is a list of class and code locations, whoever logs it, and a secret is stars.
+
+    Secrets are `RevealedSecret` and `Plaintext`, as a message, its arguments, an extra, and inside dicts, lists, tuples
+    and sets. Does not: know one that has been made into another string.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line. The record itself, which other handlers see too, stays as it is."""
+        record = copy.copy(record)
+        record.msg, record.args = _masked(record.msg), _masked(record.args)
+        return super().format(record)
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """The fields, masked: the JSON encoder asks nobody about subclasses of str."""
+        masked: dict[str, Any] = _masked(log_data)
+        return masked
 
     def formatException(self, ei: Any) -> list[str]:  # type: ignore[override]  # noqa: N802 - logging's name; the JSON formatter takes lists
         """What `exception_location` says of it."""
@@ -81,7 +103,8 @@ class LineFormatter(JsonFormatter):
 class RequestLog:
     """ASGI middleware: gives the request an id, returns it as X-Request-Id, and logs one line when it has ended.
 
-    The caller's own X-Request-Id is taken if it is 1 to 64 characters of `A-Z a-z 0-9 . _ -`, else one is made.
+    The id is always made here, so that no caller can give its requests, or their events, another's. The caller's own
+    X-Request-Id is in the line as `client_request_id`, if it is 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
     The line has method, the route's template (never the path or query, which are the caller's text), status and
     milliseconds; a status of 0 means that no answer was begun. It is the outermost of our middlewares, so its time is
     the whole of the request. Pure ASGI: Starlette's BaseHTTPMiddleware hides a client's going away.
@@ -94,7 +117,8 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _given_id(scope) or uuid.uuid4().hex
+        request_id = uuid.uuid4().hex
+        given = _given_id(scope)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -116,6 +140,7 @@ class RequestLog:
                     "route": getattr(scope.get("route"), "path", "none"),
                     "status": status,
                     "ms": round((time.perf_counter() - began) * 1000, 1),
+                    **({} if given is None else {"client_request_id": given}),
                 },
             )
             _request_id.reset(token)
@@ -126,6 +151,24 @@ def _given_id(scope: Scope) -> str | None:
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return str(given[0], "ascii")
     return None
+
+
+def _masked(value: Any) -> Any:
+    match value:
+        case RevealedSecret() | Plaintext():
+            return MASK
+        case dict():
+            return {_masked(key): _masked(item) for key, item in value.items()}
+        case tuple():
+            return tuple(_masked(item) for item in value)
+        case list() | set() | frozenset():
+            return [_masked(item) for item in value]
+        case BaseException():
+            return exception_location(value)
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return repr(value)  # the encoder would copy the fields, and show them
+        case _:
+            return value
 
 
 def _add_request_id(record: logging.LogRecord) -> bool:

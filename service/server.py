@@ -1,28 +1,123 @@
 """How the service listens: uvicorn's settings, in one place, for `serve`, for `run` and for the tests."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, ClassVar
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import ConfigurationError
 
 _GRACE_SECONDS = 10
 _IDLE_SECONDS = 30
+_MAX_CONCURRENT = 1000
+_SLICE = 4096
+_HEAD_TOO_LARGE = json.dumps(
+    {
+        "type": "urn:vault-credentials:error:headers-too-large",
+        "title": "The request's headers are too large.",
+        "status": 431,
+    }
+).encode()
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, bounded for callers that nobody has authenticated yet: uvicorn itself bounds bodies alone.
+
+    Guarantees: a connection holds at most `max_head_bytes` (and a slice of 4 kB) of a request line with its headers, or
+    of a body's trailers and chunk extensions; more is answered with 431 (RFC 6585, 5), where an answer is due, and
+    the connection closed. A connection whose request's headers are not complete `head_seconds` after it was opened, or
+    after the request's first byte, is closed; between requests uvicorn's own idle time-out holds. Beyond
+    `max_connections` at once, further ones are closed as they come. Does not: bound how long a body takes.
+    """
+
+    max_head_bytes: ClassVar[int] = 65_536
+    head_seconds: ClassVar[float] = 10.0
+    max_connections: ClassVar[int] = 2 * _MAX_CONCURRENT
+
+    _held = 0  # bytes that the parser has been given since it last handed over a head, or some of a body
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Starts the clock for the first request."""
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            transport.abort()
+            return
+        self._start_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the clock."""
+        self._stop_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser by slices, so that it is known how much it holds back."""
+        if self._deadline is None and self._is_between_requests():
+            self._start_deadline()
+        for start in range(0, len(data), _SLICE):
+            if self.transport.is_closing():
+                return
+            part = data[start : start + _SLICE]
+            self._held += len(part)
+            super().data_received(part)
+            if self._held > self.max_head_bytes:
+                self._refuse()
+                return
+
+    def on_headers_complete(self) -> None:
+        """A head is complete: its request runs on other clocks."""
+        self._held = 0
+        self._stop_deadline()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Some of a body was handed over; how much of it is taken is the application's to say."""
+        self._held = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """What follows is another request's."""
+        self._held = 0
+        super().on_message_complete()
+
+    def _is_between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _start_deadline(self) -> None:
+        self._deadline = self.loop.call_later(self.head_seconds, self.transport.close)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self) -> None:
+        # In the middle of another answer's bytes a 431 would be taken for a part of it.
+        if self._is_between_requests() and not self.transport.is_closing():
+            self.transport.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
+                b"cache-control: no-store\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
+                % (len(_HEAD_TOO_LARGE), _HEAD_TOO_LARGE)
+            )
+        self.transport.close()
 
 
 def config(app: Any, *, host: str = "127.0.0.1", port: int = 8080) -> uvicorn.Config:
-    """asyncio's own loop (uvloop keeps request bytes in a static buffer), httptools, and no access log: ours says who
-    did what, uvicorn's would print paths and queries.
+    """asyncio's own loop (uvloop keeps request bytes in a static buffer), httptools with `LimitedProtocol`'s bounds,
+    uvicorn's 503 above 1000 connections or requests at once, and no access log: ours says who did what, uvicorn's would
+    print paths and queries.
     """
     return uvicorn.Config(
         app,
         host=host,
         port=port,
         loop="asyncio",
-        http="httptools",
+        http=LimitedProtocol,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -30,6 +125,7 @@ def config(app: Any, *, host: str = "127.0.0.1", port: int = 8080) -> uvicorn.Co
         server_header=False,
         date_header=True,
         proxy_headers=False,
+        limit_concurrency=_MAX_CONCURRENT,
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         backlog=512,
@@ -50,6 +146,30 @@ class Server(uvicorn.Server):
             self._when_ready()
 
 
+def bound(host: str, port: int) -> socket.socket:
+    """The address, taken; the caller's to close. It refuses connections until the service listens.
+
+    Raises:
+        ConfigurationError: it can't be had. The message names the settings.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # One of a name's addresses: `localhost` is 127.0.0.1, on whatever machine.
+        family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+    except (OSError, OverflowError, UnicodeError):
+        raise ConfigurationError(
+            f"CREDENTIALS_HOST, CREDENTIALS_PORT: port {port} cannot be used there: it is taken, or not allowed"
+        ) from None
+    return listener
+
+
 def serve(
     app: Any,
     *,
@@ -60,12 +180,18 @@ def serve(
 ) -> None:
     """Serves until SIGINT or SIGTERM, then lets requests under way end (10 s at most).
 
-    The signal is raised again afterwards, for whoever handled it before (uvicorn's behaviour).
+    Without `sockets` the address is taken here, before the application starts. The signal is raised again afterwards,
+    for whoever handled it before (uvicorn's behaviour).
 
     Raises:
-        ConfigurationError: the service did not start; what failed has been logged.
+        ConfigurationError: the address can't be had; or the service did not start, and what failed has been logged.
     """
-    server = Server(config(app, host=host, port=port), when_ready)
-    asyncio.run(server.serve(sockets=None if sockets is None else list(sockets)))
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(bound(host, port))] if sockets is None else list(sockets)
+        server = Server(config(app, host=host, port=port), when_ready)
+        try:
+            asyncio.run(server.serve(sockets=listeners))
+        except SystemExit:  # uvicorn's, where the lifespan or the listening failed
+            raise ConfigurationError("the service did not start; see the log above") from None
     if not server.started:
         raise ConfigurationError("the service did not start; see the log above")

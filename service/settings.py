@@ -4,14 +4,18 @@ Names: `DATABASE_URL`, the usual `VAULT_*`, `ALPACA_BASE_URL`, `POLYGON_BASE_URL
 `CREDENTIALS_`. Secrets are `SecretStr`, so printing the settings prints none.
 """
 
+import logging
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from service.errors import ConfigurationError
+from service.names import name_problem
 
 
 class VaultLogin(StrEnum):
@@ -27,11 +31,32 @@ def _env(name: str) -> Any:
     return AliasChoices(name, name.lower())
 
 
-def http_url(value: str) -> str:
-    """A base URL without its trailing slash. Raises ValueError for anything but http and https."""
+def http_url(value: str, *, allow_plain: bool = False) -> str:
+    """A base URL without its trailing slash.
+
+    Raises ValueError, with fixed text, for anything but https and, to this machine alone, http: what goes over the
+    wire is tokens and keys. `allow_plain`: http to anywhere.
+    """
     if not value.startswith(("https://", "http://")):
         raise ValueError("must begin with https:// or http://")
+    try:
+        host = urlsplit(value).hostname
+    except ValueError:
+        host = None
+    if not host:
+        raise ValueError("must name a host")
+    if value.startswith("http://") and not allow_plain and not _is_this_machine(host):
+        raise ValueError(
+            "must begin with https:// (CREDENTIALS_ALLOW_PLAIN_HTTP=true allows http:// to other machines)"
+        )
     return value.rstrip("/")
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class ProviderSettings(BaseSettings):
@@ -41,14 +66,18 @@ class ProviderSettings(BaseSettings):
         env_prefix="CREDENTIALS_", extra="ignore", hide_input_in_errors=True, frozen=True, populate_by_name=True
     )
 
+    # First: the addresses' checks look at it.
+    allow_plain_http: bool = Field(
+        default=False, description="Vault, issuer and providers may be asked over http, which is not encrypted."
+    )
     alpaca_base_url: str = Field(default="https://paper-api.alpaca.markets", validation_alias=_env("ALPACA_BASE_URL"))
     polygon_base_url: str = Field(default="https://api.polygon.io", validation_alias=_env("POLYGON_BASE_URL"))
     provider_timeout: float = Field(default=10.0, gt=0, description="Seconds for one request to a provider.")
 
     @field_validator("alpaca_base_url", "polygon_base_url")
     @classmethod
-    def _is_provider_url(cls, value: str) -> str:
-        return http_url(value)
+    def _is_provider_url(cls, value: str, info: ValidationInfo) -> str:
+        return http_url(value, allow_plain=info.data.get("allow_plain_http", False))
 
 
 class Settings(ProviderSettings):
@@ -100,7 +129,7 @@ class Settings(ProviderSettings):
     )
     oidc_limits_claim: str = Field(
         default="credentials_limits",
-        description='A claim that limits an orchestrator: {"users": [...], "actions": [...]}, either optional.',
+        description='A claim that limits what its token allows: {"users": [...], "actions": [...]}, either optional.',
     )
     oidc_leeway: float = Field(default=10.0, ge=0, le=300, description="Seconds of clock skew accepted.")
     oidc_cache_seconds: float = Field(default=300.0, gt=0, description="How long the issuer's keys count as fresh.")
@@ -115,20 +144,22 @@ class Settings(ProviderSettings):
     previous_secret_hours: int = Field(default=24, ge=0, description="How long an update can be rolled back.")
     intent_age_seconds: int = Field(default=900, ge=60, description="How old a write intent is when it is cleaned up.")
     reconcile_interval: float = Field(default=60.0, gt=0, description="Seconds between background reconciliations.")
-    actor: str = Field(default="library", description="Who an embedding program is in the events.")
+    actor: str = Field(
+        default="library", description="Who an embedding program is in the events: `library`, or `library:` and this."
+    )
     log_level: str = "INFO"
 
     @field_validator("vault_addr")
     @classmethod
-    def _is_http_url(cls, value: str) -> str:
-        return http_url(value)
+    def _is_http_url(cls, value: str, info: ValidationInfo) -> str:
+        return http_url(value, allow_plain=info.data.get("allow_plain_http", False))
 
     @field_validator("oidc_issuer")
     @classmethod
-    def _is_an_issuer(cls, value: str | None) -> str | None:
+    def _is_an_issuer(cls, value: str | None, info: ValidationInfo) -> str | None:
         # Kept to the letter: tokens' `iss` is compared to it, and some issuers' names end in a slash.
         if value is not None:
-            http_url(value)
+            http_url(value, allow_plain=info.data.get("allow_plain_http", False))
         return value
 
     @field_validator("oidc_algorithms")
@@ -138,6 +169,22 @@ class Settings(ProviderSettings):
         if not value or any(name.upper() == "NONE" or name.upper().startswith("HS") for name in value):
             raise ValueError("only asymmetric algorithms are accepted")
         return value
+
+    @field_validator("actor")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        # A colon would let it read as somebody of another role: `user:alice`.
+        problem = "must not contain a colon" if ":" in value else name_problem(value)
+        if problem is not None:
+            raise ValueError(problem)
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _is_a_level(cls, value: str) -> str:
+        if logging.getLevelNamesMapping().get(value.upper(), logging.NOTSET) == logging.NOTSET:
+            raise ValueError("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
+        return value.upper()
 
     def transit_key(self, credential_type: str) -> str:
         """The transit key that credentials of this type are encrypted with."""
@@ -171,7 +218,7 @@ def _load(kind: type[_Loaded], given: dict[str, Any]) -> _Loaded:
         return kind(**given)
     except ValidationError as error:
         wrong = "; ".join(
-            f"{_variable(kind, str(item['loc'][0]))}: {item['msg']}"
+            f"{_variable(kind, str(item['loc'][0]))}: {_problem(item['type'], item['msg'])}"
             for item in error.errors(include_input=False, include_context=False, include_url=False)
         )
         raise ConfigurationError(f"settings: {wrong}") from None
@@ -179,6 +226,11 @@ def _load(kind: type[_Loaded], given: dict[str, Any]) -> _Loaded:
         # A value that should be JSON and isn't. pydantic-settings names the field in its message, and no value.
         field = next((name for name in kind.model_fields if f'"{name}"' in str(error)), None)
         raise ConfigurationError(f"settings: {_variable(kind, field)}: must be JSON") from None
+
+
+def _problem(kind: str, message: str) -> str:
+    """Pydantic's words, where they are about the setting and not about pydantic."""
+    return "is not set" if kind == "missing" else message.removeprefix("Value error, ")
 
 
 def _variable(kind: type[ProviderSettings], field: str | None) -> str:

@@ -88,7 +88,7 @@ def start_stack(folder: Path) -> Iterator["Stack"]:
         with local_stack(folder, environment, print) as local:
             yield Stack(local)
         return
-    from testcontainers.postgres import PostgresContainer
+    from testcontainers.community.postgres import PostgresContainer
 
     environment["CREDENTIALS_LOCAL_VAULT"] = "docker"
     with PostgresContainer(POSTGRES_IMAGE, driver=None) as postgres:

@@ -38,6 +38,10 @@ class Stack:
         return self.local.operator_token
 
     @property
+    def minting_token(self) -> str:
+        return (self.local.state_dir / "minting.token").read_text()
+
+    @property
     def owner_url(self) -> str:
         return self.local.owner_database_url
 

@@ -2,8 +2,8 @@
 # Mounts: `transit`, `credentials` (KV v2). Under other names, replace the first segment of each path.
 
 # Encrypt and decrypt under the keys that are there. No `create`: encrypting under an unknown name would make a key.
-# Allowed parameters leave out what would change how a key is made or used (type, convergent_encryption, nonce,
-# associated_data, key_version).
+# Allowed parameters leave out what would change how a key is made or used (type, convergent_encryption, nonce). Vault
+# does not look into `batch_input`: an item there may still name a key_version, down to the key's min_encryption_version.
 path "transit/encrypt/credentials-*" {
   capabilities = ["update"]
   allowed_parameters = {

@@ -34,12 +34,14 @@ class ReadinessReport(BaseModel):
     checks: list[ReadinessCheck] = Field(description="Everything the service needs.")
 
 
+@router.head("/healthz")
 @router.get("/healthz")
 async def liveness() -> Liveness:
     """The process lives. Says nothing of Vault or Postgres: restarting this would not mend those."""
     return Liveness(status="ok")
 
 
+@router.head("/readyz")
 @router.get("/readyz", responses={503: {"model": ReadinessReport, "description": "Not ready."}})
 async def readiness(runtime: ApiRuntime, response: Response) -> ReadinessReport:
     """Tries everything that requests need, for real. 503 if something of it doesn't work."""

@@ -27,7 +27,7 @@ class Role(StrEnum):
 
 
 class Permission(StrEnum):
-    """What can be asked for. The values are what an orchestrator's limits claim names under `actions`."""
+    """What can be asked for. The values are what a token's limits claim names under `actions`."""
 
     STORE = "credentials:store"
     READ = "credentials:read"
@@ -67,7 +67,7 @@ TABLE: Mapping[Permission, Mapping[Role, Scope]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an orchestrator's token is limited to. None: not limited in this."""
+    """What a token is limited to, whatever its roles. None: not limited in this."""
 
     users: frozenset[str] | None = None
     actions: frozenset[str] | None = None
@@ -90,8 +90,8 @@ class Limits:
             None if actions is None else frozenset(actions),
         )
 
-    def allow(self, user_id: str, permission: Permission) -> bool:
-        """Whether both the user and the action are within the limits."""
+    def allow(self, user_id: str | None, permission: Permission) -> bool:
+        """Whether both the user and the action are within the limits. None: everybody, which no list of users is."""
         return (self.users is None or user_id in self.users) and (
             self.actions is None or permission.value in self.actions
         )
@@ -126,15 +126,16 @@ def authorise(
         if acting_for_others is None:
             raise PermissionDenied
         check_user_id(on_behalf_of, ON_BEHALF_HEADER)
-        if identity.limits is not None and not identity.limits.allow(on_behalf_of, permission):
-            raise PermissionDenied
+        _within_limits(identity, on_behalf_of, permission)
         return OwnerAccess(user_id=on_behalf_of, actor=_actor(acting_for_others, identity), request_id=request_id)
 
     for role, scope in rights.items():
         if scope is Scope.OWN:
+            _within_limits(identity, identity.subject, permission)
             return OwnerAccess(user_id=identity.subject, actor=_actor(role, identity), request_id=request_id)
     for role, scope in rights.items():
         if scope is Scope.ALL:
+            _within_limits(identity, None, permission)
             return AuditAccess(actor=_actor(role, identity), request_id=request_id)
     if acting_for_others is not None:
         raise InvalidInput(ON_BEHALF_HEADER, "is required: an orchestrator names the user it acts for")
@@ -149,6 +150,11 @@ def authorise_owner(
     if not isinstance(access, OwnerAccess):
         raise PermissionDenied
     return access
+
+
+def _within_limits(identity: Identity, user_id: str | None, permission: Permission) -> None:
+    if identity.limits is not None and not identity.limits.allow(user_id, permission):
+        raise PermissionDenied
 
 
 def _actor(role: Role, identity: Identity) -> str:

@@ -7,7 +7,8 @@ alone, so that it starts at once and from any folder.
    Linux alone: elsewhere what is left over is found and ended at the next start).
 2. With USER, root is given up for it: Postgres refuses to run as root. Folders on the way to its binaries and its data
    (/root, a private state folder) may be closed to that user, and opening them to everyone would be worse than what is
-   done here: the one capability to pass them is kept, through exec (capabilities(7), "ambient").
+   done here: the one capability to pass them is kept, through exec (capabilities(7), "ambient"). Only a superuser of
+   Postgres could make it read files with that, and the local stack gives nobody such a login.
 
 This is a program of its own and not a `preexec_fn`, which runs Python between fork and exec and can deadlock.
 """

@@ -1,5 +1,6 @@
 """`vault-credentials run`: the local stack and the service on it, in one process, until it is told to stop."""
 
+import errno
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ import typer
 from service.app import create_app
 from service.errors import ConfigurationError
 from service.localstack.stack import LocalStack, local_stack
+from service.localstack.state_dir import StateDir
 from service.observability import configure_logging
 from service.server import serve
 
@@ -22,9 +24,13 @@ from service.server import serve
 def run(port: int, state_dir: Path, progress: Callable[[str], None]) -> None:
     """Starts everything, prints how to use it, serves; returns after Ctrl-C or SIGTERM, when all of it is stopped.
 
-    Port 0 takes any free one. Raises as `local_stack`; ConfigurationError where the port is taken.
+    Port 0 takes any free one. Raises as `local_stack`; ConfigurationError where the port is taken. A stack that is
+    running in the folder already has the port too, most of the time: the folder is what is asked about first.
     """
     _stop_on_signals()
+    state = StateDir(state_dir)
+    state.check_owner()
+    state.check_unused()
     listener = _bound(port)
     try:
         with listener, local_stack(state_dir, os.environ, progress) as stack:
@@ -35,11 +41,14 @@ def run(port: int, state_dir: Path, progress: Callable[[str], None]) -> None:
             serve(create_app(settings), sockets=[listener], when_ready=lambda: typer.echo(banner(stack, port)))
     except KeyboardInterrupt:
         pass
-    progress("stopped; everything is kept in " + str(state_dir))
+    progress(f"stopped; everything is kept in {state.path}")
 
 
 def banner(stack: LocalStack, port: int) -> str:
-    """How to use a stack that runs: lines to be pasted into a shell, in whatever folder."""
+    """How to use a stack that runs: the whole of it can be pasted into sh or bash, in whatever folder.
+
+    What is said between the commands is in comments without quotes, which not every interactive shell skips over.
+    """
     url = f"http://127.0.0.1:{port}/v1/credentials"
     program = shlex.quote(_program())
     folder = shlex.quote(str(stack.state_dir))
@@ -52,26 +61,35 @@ def banner(stack: LocalStack, port: int) -> str:
         }
     )
     authorized = '-H "Authorization: Bearer $TOKEN"'
+    newline = "-w '\\n'"
     first_id = 'python3 -c \'import json, sys; print(json.load(sys.stdin)["credentials"][0]["id"])\''
     return "\n".join(
         (
             "",
-            f"vault-credentials is running at http://127.0.0.1:{port} (state: {stack.state_dir}). Ctrl-C stops it.",
+            f"# vault-credentials is running at http://127.0.0.1:{port} and is stopped by Ctrl-C",
+            _comment(f"state folder: {stack.state_dir}"),
+            _comment(f"Vault:        {stack.vault.address}"),
+            _comment(f"Postgres:     {stack.postgres_address}"),
             "",
-            "A token, for an hour:",
+            "# A token, for an hour:",
             f"TOKEN=$({program} token --state-dir {folder} --role user --subject alice)",
             "",
-            "Store, list, get:",
-            f"curl -sS {url} {authorized} -H 'Content-Type: application/json' -d '{body}'",
-            f"curl -sS {url} {authorized}",
+            "# Store, list, get:",
+            f"curl -sS {url} {authorized} -H 'Content-Type: application/json' -d '{body}' {newline}",
+            f"curl -sS {url} {authorized} {newline}",
             f"ID=$(curl -sS {url} {authorized} | {first_id})",
-            f"curl -sS {url}/$ID {authorized}",
+            f"curl -sS {url}/$ID {authorized} {newline}",
             "",
-            "Addresses and logins, for other programs and for `vault` and `psql`:",
+            "# Addresses and logins, for other programs and for vault and psql:",
             f'eval "$({program} env --state-dir {folder})"',
             "",
         )
     )
+
+
+def _comment(text: str) -> str:
+    """One line, whatever a folder is called."""
+    return "# " + "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _program() -> str:
@@ -88,11 +106,13 @@ def _bound(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
-    except (OSError, OverflowError):
+    except OSError as error:
         listener.close()
-        raise ConfigurationError(
-            f"port {port} cannot be used: it is taken, or not allowed. Choose another with --port"
-        ) from None
+        why = {
+            errno.EADDRINUSE: "is taken by another program",
+            errno.EACCES: "is not allowed to this user",
+        }.get(error.errno or 0, "cannot be used")
+        raise ConfigurationError(f"port {port} {why}: choose another with --port (make run PORT=…)") from None
     return listener
 
 

@@ -1,5 +1,6 @@
-# The local stack's VAULT_TOKEN (`vault-credentials env`): looking around, trying things out, breaking things on purpose.
-# For one machine only: no production role has this much. It still cannot decrypt, nor read a key.
+# The local stack's VAULT_TOKEN (`vault-credentials env`): looking around, trying things out, losing ciphertext on
+# purpose. No production role has this much. What it cannot do: decrypt, read or take out a key, log in as the service,
+# mint identity tokens, make a token, touch an identity or a policy. So nothing it has leads to more than this.
 # Mounts: `transit`, `credentials` (KV v2). Under other names, the first segment of each path is replaced.
 
 path "transit/keys" {
@@ -10,12 +11,26 @@ path "transit/keys/credentials-*" {
   capabilities = ["read"]
 }
 
-path "transit/keys/+/rotate" {
+# Each key by its name: with `+` in its place these would be about any other application's keys too.
+path "transit/keys/credentials-alpaca/rotate" {
+  capabilities = ["update"]
+}
+
+path "transit/keys/credentials-polygon/rotate" {
   capabilities = ["update"]
 }
 
 # `exportable` and `allow_plaintext_backup` cannot be taken back, and would let the key out.
-path "transit/keys/+/config" {
+path "transit/keys/credentials-alpaca/config" {
+  capabilities = ["update"]
+  allowed_parameters = {
+    "min_decryption_version" = []
+    "min_encryption_version" = []
+    "auto_rotate_period"     = []
+  }
+}
+
+path "transit/keys/credentials-polygon/config" {
   capabilities = ["update"]
   allowed_parameters = {
     "min_decryption_version" = []
@@ -28,27 +43,6 @@ path "credentials/*" {
   capabilities = ["create", "read", "update", "patch", "delete", "list"]
 }
 
-# Minting identity tokens for `vault-credentials token`.
-path "identity/entity" {
-  capabilities = ["create", "update"]
-}
-
-path "identity/entity/*" {
-  capabilities = ["create", "read", "update", "list"]
-}
-
-path "identity/entity-alias" {
-  capabilities = ["create", "update"]
-}
-
-path "identity/oidc/role/*" {
-  capabilities = ["read", "list"]
-}
-
-path "auth/token/create/vault-credentials-subject" {
-  capabilities = ["create", "update"]
-}
-
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }
@@ -57,13 +51,9 @@ path "auth/token/renew-self" {
   capabilities = ["update"]
 }
 
-# The service's login: look at it, give it a new secret id, take one away.
+# The service's login: its terms, and neither of the two ids it logs in with.
 path "auth/approle/role/credentials-runtime" {
   capabilities = ["read"]
-}
-
-path "auth/approle/role/credentials-runtime/*" {
-  capabilities = ["create", "read", "update", "delete", "list"]
 }
 
 path "sys/health" {
@@ -100,8 +90,4 @@ path "sys/policies/acl/*" {
 
 path "sys/audit" {
   capabilities = ["read", "sudo"]
-}
-
-path "sys/seal" {
-  capabilities = ["update", "sudo"]
 }

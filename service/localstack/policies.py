@@ -7,6 +7,7 @@ from pathlib import Path
 from service.errors import ConfigurationError
 
 _HERE = Path(__file__).parent
+_SEAL_RULE = 'path "sys/seal" {\n  capabilities = ["update", "sudo"]\n}\n'
 _PATH_LINE = re.compile(r'^path "([^"]+)"', re.MULTILINE)
 
 
@@ -72,6 +73,18 @@ def runtime_policy(names: VaultNames) -> str:
     return fitted(policy_file("runtime").read_text(encoding="utf-8"), names)
 
 
-def local_operator_policy(names: VaultNames) -> str:
-    """The policy of the local stack's operator token. It is no production role's."""
-    return fitted((_HERE / "local-operator.hcl").read_text(encoding="utf-8"), names)
+def local_operator_policy(names: VaultNames, *, may_seal: bool) -> str:
+    """The policy of the local stack's operator token. It is no production role's.
+
+    `may_seal` is for a Vault that is nobody else's: it is unsealed at the next start.
+    """
+    policy = fitted((_HERE / "local-operator.hcl").read_text(encoding="utf-8"), names)
+    return policy + _SEAL_RULE if may_seal else policy
+
+
+def local_minting_policy(token_accessor: str) -> str:
+    """The policy of the token that `vault-credentials token` mints with.
+
+    `token_accessor` is the accessor of this Vault's token login (`token/` in `sys/auth`).
+    """
+    return (_HERE / "local-minting.hcl").read_text(encoding="utf-8").replace("TOKEN_ACCESSOR", token_accessor)

@@ -28,7 +28,9 @@ from service.localstack.processes import ChildProcess, tied_to_this_process
 from service.localstack.state_dir import StateDir
 
 _VERSION = 18
+_SUPERUSER = "postgres"
 _OWNER = "credentials_owner"
+_OWNER_SQL = Path(__file__).with_name("owner.sql")
 _DATABASE = "credentials"
 _START_SECONDS = 60.0
 _SETTINGS = {
@@ -45,7 +47,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunningPostgres:
-    """A Postgres that answers. `owner_url` may create roles and owns the tables; it works for psql and pg_dump too."""
+    """A Postgres that answers. `owner_url` may create roles and owns the tables; it works for psql and pg_dump too.
+
+    In the embedded one it is no superuser: that one's password stays in the state folder.
+    """
 
     owner_url: str = field(repr=False)
     origin: str
@@ -72,6 +77,12 @@ def running_postgres(
     if not data.exists():
         progress("making the Postgres database")
         _initdb(binaries, state, data, user)
+    passwords = state.read_json("postgres.json")
+    if not {"superuser_password", "owner_password"} <= set(passwords):
+        raise ConfigurationError(
+            f"{state.path}: postgres.json lacks a password: the folder is damaged, or of another version. "
+            "Choose another --state-dir"
+        )
     port = state.port("postgres")
     process = ChildProcess("postgres", state, signal.SIGINT)  # SIGINT: "fast" shutdown
     settings = {**_SETTINGS, "port": str(port)}
@@ -80,11 +91,13 @@ def running_postgres(
         user=user,
     )
     try:
-        password = state.read_json("postgres.json")["owner_password"]
-        owner_url = f"postgresql://{_OWNER}:{password}@127.0.0.1:{port}"
-        _wait_until_it_answers(f"{owner_url}/postgres", process)
-        _ensure_database(binaries, port, password)
-        yield RunningPostgres(f"{owner_url}/{_DATABASE}", f"embedded PostgreSQL {_VERSION}", is_ours=True)
+        superuser_url = f"postgresql://{_SUPERUSER}:{passwords['superuser_password']}@127.0.0.1:{port}/postgres"
+        owner_url = f"postgresql://{_OWNER}:{passwords['owner_password']}@127.0.0.1:{port}/{_DATABASE}"
+        _wait_until_it_answers(superuser_url, process)
+        if not blocking(_answers(owner_url)):
+            blocking(_ensure_owner(superuser_url, passwords["owner_password"]))
+            _create_database(binaries, port, passwords["superuser_password"])
+        yield RunningPostgres(owner_url, f"embedded PostgreSQL {_VERSION}", is_ours=True)
     finally:
         process.stop()
 
@@ -104,9 +117,10 @@ def _initdb(binaries: Path, state: StateDir, data: Path, user: str | None) -> No
     fresh = data.with_name("postgres.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    password = secrets.token_hex(24)  # hex needs no escaping in a URL
-    state.write_json("postgres.json", {"owner_password": password})
-    password_file = state.write("postgres.password", password)
+    # Hex needs no escaping in a URL.
+    passwords = {f"{each}_password": secrets.token_hex(24) for each in ("superuser", "owner")}
+    state.write_json("postgres.json", passwords)
+    password_file = state.write("postgres.password", passwords["superuser_password"])
     if user is not None:
         account = pwd.getpwnam(user)
         for path in (fresh, password_file):
@@ -117,7 +131,7 @@ def _initdb(binaries: Path, state: StateDir, data: Path, user: str | None) -> No
                 [
                     str(binaries / "initdb"),
                     f"--pgdata={fresh}",
-                    f"--username={_OWNER}",
+                    f"--username={_SUPERUSER}",
                     f"--pwfile={password_file}",
                     "--auth=scram-sha-256",
                     "--encoding=UTF8",
@@ -158,15 +172,24 @@ async def _answers(url: str) -> bool:
     return True
 
 
-def _ensure_database(binaries: Path, port: int, password: str) -> None:
-    if blocking(_answers(f"postgresql://{_OWNER}:{password}@127.0.0.1:{port}/{_DATABASE}")):
-        return
+async def _ensure_owner(superuser_url: str, password: str) -> None:
+    connection = await asyncpg.connect(
+        superuser_url, timeout=10, server_settings={"local_stack.owner_password": password}
+    )
+    try:
+        await connection.execute(_OWNER_SQL.read_text(encoding="utf-8"))
+    finally:
+        await connection.close(timeout=10)
+
+
+def _create_database(binaries: Path, port: int, password: str) -> None:
     made = subprocess.run(  # noqa: S603 - fixed command, no shell
         [
             str(binaries / "createdb"),
             "--host=127.0.0.1",
             f"--port={port}",
-            f"--username={_OWNER}",
+            f"--username={_SUPERUSER}",
+            f"--owner={_OWNER}",
             "--maintenance-db=postgres",
             _DATABASE,
         ],

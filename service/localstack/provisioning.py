@@ -14,14 +14,14 @@ from uuid import UUID
 import httpx
 
 from service.errors import ConfigurationError, InstallationMismatch
-from service.localstack.policies import VaultNames, local_operator_policy, runtime_policy
+from service.localstack.policies import VaultNames, local_minting_policy, local_operator_policy, runtime_policy
 from service.localstack.vault_admin import VaultAdmin
 
 CREDENTIAL_TYPES = ("alpaca", "polygon")
 
 _BATCH_HEADER = "X-Credentials-Batch-Id"
 _MAX_VERSIONS = 100  # KV's default of 10 would let ten failed updates push the pinned version out
-_OPERATOR_PERIOD = "768h"  # the longest lease a Vault grants by default; it begins anew at each renewal
+_PERIOD = "768h"  # the longest lease a Vault grants by default; it begins anew at each renewal
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,20 @@ def runtime_login(vault: VaultAdmin, names: VaultNames, secret_id: str | None) -
     return RuntimeLogin(role_id, str(vault.data("POST", f"{role}/secret-id", {})["secret_id"]))
 
 
-def operator_token(vault: VaultAdmin, names: VaultNames, kept: str | None) -> str:
+def operator_token(vault: VaultAdmin, names: VaultNames, kept: str | None, *, is_ours: bool) -> str:
     """The local stack's operator token: the kept one if it still lives (renewed), else a new one. Never root."""
-    _write_policy(vault, "local-operator", local_operator_policy(names))
+    _write_policy(vault, "local-operator", local_operator_policy(names, may_seal=is_ours))
+    return _kept_or_new(vault, "local-operator", kept)
+
+
+def minting_token(vault: VaultAdmin, kept: str | None) -> str:
+    """The token that `vault-credentials token` mints with (`identity_tokens.mint`), as `operator_token`."""
+    accessor = str(vault.data("GET", "sys/auth")["token/"]["accessor"])
+    _write_policy(vault, "local-minting", local_minting_policy(accessor))
+    return _kept_or_new(vault, "local-minting", kept)
+
+
+def _kept_or_new(vault: VaultAdmin, policy: str, kept: str | None) -> str:
     if kept is not None:
         renewed = vault.raw("POST", "auth/token/renew", {"token": kept})
         if renewed.status_code == httpx.codes.OK:
@@ -96,10 +107,10 @@ def operator_token(vault: VaultAdmin, names: VaultNames, kept: str | None) -> st
         "POST",
         "auth/token/create-orphan",
         {
-            "policies": ["local-operator"],
+            "policies": [policy],
             "no_default_policy": True,
-            "period": _OPERATOR_PERIOD,
-            "display_name": "local-operator",
+            "period": _PERIOD,
+            "display_name": policy,
         },
     )
     return str(made["auth"]["client_token"])

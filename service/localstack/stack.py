@@ -22,6 +22,10 @@ from service.settings import Settings, load_settings
 
 _RUNTIME_ROLE = "credentials_runtime"
 _FACTS = "stack.json"
+_MINTING_TOKEN = "minting.token"  # noqa: S105 - a file's name
+
+STATE_DIR_VARIABLE = "CREDENTIALS_LOCAL_STATE_DIR"
+"""By this variable of a stack's `env`, another stack started in the same shell knows what to ignore."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,16 @@ class LocalStack:
     """As the runtime's role, which owns nothing."""
     postgres_origin: str
 
+    @property
+    def postgres_address(self) -> str:
+        """Where Postgres is and which database: `host:port/name`, without user and password."""
+        parts = urlsplit(self.database_url)
+        return parts.netloc.rpartition("@")[2] + parts.path
+
     def environment(self, *, port: int | None = None) -> dict[str, str]:
         """What another process needs to use this stack, as environment variables."""
         variables = {
+            STATE_DIR_VARIABLE: str(self.state_dir),
             "DATABASE_URL": self.database_url,
             "CREDENTIALS_OWNER_DATABASE_URL": self.owner_database_url,
             "VAULT_ADDR": self.vault.address,
@@ -143,12 +154,17 @@ def local_stack(
                 provisioning.provision(admin, installation, names)
                 if not vault.is_ours:
                     provisioning.ensure_audited(admin, None, progress)
+                _keep(state, _MINTING_TOKEN, lambda kept: provisioning.minting_token(admin, kept))
                 yield LocalStack(
                     state_dir=state.path,
                     vault=vault,
                     names=names,
                     installation_id=installation,
-                    operator_token=_operator_token(admin, names, state),
+                    operator_token=_keep(
+                        state,
+                        "operator.token",
+                        lambda kept: provisioning.operator_token(admin, names, kept, is_ours=vault.is_ours),
+                    ),
                     **_login(admin, names, state),
                     oidc_issuer=identity_tokens.ensure_issuer(admin, is_ours=vault.is_ours),
                     owner_database_url=postgres.owner_url,
@@ -161,9 +177,10 @@ def noted_environment(state_dir: Path) -> dict[str, str]:
     """What `LocalStack.note` wrote of the stack that runs in this folder.
 
     Raises:
-        ConfigurationError: none is running there.
+        ConfigurationError: none is running there; or the folder is somebody else's, or a symbolic link.
     """
     state = StateDir(state_dir)
+    state.check_owner()
     noted = state.read_json(_FACTS).get("environment") or {}
     if not noted or not state.is_in_use():
         raise ConfigurationError(
@@ -172,11 +189,16 @@ def noted_environment(state_dir: Path) -> dict[str, str]:
     return dict(noted)
 
 
-def mint_token(variables: Mapping[str, str], role: str, subject: str) -> str:
-    """A JWT from the Vault of a noted stack; see `identity_tokens.mint`."""
+def mint_token(state_dir: Path, role: str, subject: str) -> str:
+    """A JWT from the Vault of the stack that runs in this folder; see `identity_tokens.mint`.
+
+    It is asked for with a token of its own, which `env` does not print: whoever can mint can be anybody.
+    Raises as `noted_environment` and `identity_tokens.mint`.
+    """
+    variables = noted_environment(state_dir)
     with VaultAdmin(
         variables["VAULT_ADDR"],
-        variables["VAULT_TOKEN"],
+        StateDir(state_dir).read(_MINTING_TOKEN),
         namespace=variables.get("VAULT_NAMESPACE"),
         cacert=variables.get("VAULT_CACERT"),
     ) as vault:
@@ -188,10 +210,12 @@ def _is_own(stack: LocalStack) -> bool:
 
 
 def _without_own(environment: Mapping[str, str], state: StateDir) -> dict[str, str]:
-    """The environment without what this very stack's `env` told a shell before: that is started again, not given."""
+    """The environment without what `vault-credentials env` told a shell before, of this stack or of another one."""
     given = dict(environment)
+    marked = given.pop(STATE_DIR_VARIABLE, None)
     facts = state.read_json(_FACTS)
     noted, own = facts.get("environment") or {}, facts.get("own") or []
+    # This stack's own servers are started again, not given. Names of mounts stay: the servers have them.
     if "vault" in own and given.get("VAULT_ADDR") == noted.get("VAULT_ADDR"):
         for name in ("VAULT_ADDR", "VAULT_TOKEN"):
             given.pop(name, None)
@@ -200,12 +224,19 @@ def _without_own(environment: Mapping[str, str], state: StateDir) -> dict[str, s
         noted.get("CREDENTIALS_OWNER_DATABASE_URL"),
     ):
         given.pop("DATABASE_URL", None)
+    if marked:
+        other = StateDir(Path(marked))
+        if other.path != state.path:
+            other.check_owner()
+            told = other.read_json(_FACTS).get("environment") or {}
+            given = {name: value for name, value in given.items() if told.get(name) != value}
     return given
 
 
-def _operator_token(admin: VaultAdmin, names: VaultNames, state: StateDir) -> str:
-    token = provisioning.operator_token(admin, names, state.read("operator.token"))
-    state.write("operator.token", token)
+def _keep(state: StateDir, name: str, kept_or_new: Callable[[str | None], str]) -> str:
+    """A token that is kept in the state folder, made or renewed by `kept_or_new`."""
+    token = kept_or_new(state.read(name))
+    state.write(name, token)
     return token
 
 

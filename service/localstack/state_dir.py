@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,15 +23,43 @@ class StateDir:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.expanduser().resolve()
+        given = path.expanduser().absolute()
+        self._link = given if given.is_symlink() else None
+        self.path = given.resolve()
 
     def create(self) -> None:
-        """Makes the folder, or takes an existing one of the same user and closes it to others."""
+        """Makes the folder, or takes an existing one of the same user and closes it to others.
+
+        Raises:
+            ConfigurationError: it cannot be made, or as `check_owner`.
+        """
+        self.check_owner()
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.check_owner()
             self.path.chmod(0o700)
         except OSError as error:
             raise ConfigurationError(f"cannot use {self.path} as the state folder: {error.strerror}") from None
+
+    def check_owner(self) -> None:
+        """A folder of somebody else's could be changed under us: what is in it is run, connected to and pasted.
+
+        Raises:
+            ConfigurationError: the folder is another user's, or a symbolic link, or no folder. One that isn't there is
+                nobody's.
+        """
+        if self._link is not None:
+            raise ConfigurationError(f"{self._link} is a symbolic link: name the state folder itself")
+        try:
+            found = self.path.lstat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ConfigurationError(f"cannot use {self.path} as the state folder: {error.strerror}") from None
+        if not stat.S_ISDIR(found.st_mode):
+            raise ConfigurationError(f"cannot use {self.path} as the state folder: it is no folder")
+        if found.st_uid != os.geteuid():
+            raise ConfigurationError(f"cannot use {self.path} as the state folder: it belongs to another user")
 
     def folder(self, name: str) -> Path:
         """A private folder inside this one, made if missing."""
@@ -99,11 +128,22 @@ class StateDir:
                     break
                 except BlockingIOError:
                     if time.monotonic() > give_up:
-                        raise ConfigurationError(
-                            f"another stack is running in {self.path}: stop it, or choose another --state-dir"
-                        ) from None
+                        raise self._in_use() from None
                     time.sleep(0.05)
             yield
+
+    def check_unused(self) -> None:
+        """Raises:
+        ConfigurationError: another stack is using the folder at this moment.
+        """
+        if self.is_in_use():
+            raise self._in_use()
+
+    def _in_use(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"another stack is running in {self.path} already: stop it, or choose another folder and port "
+            "(--state-dir and --port; make run STATE_DIR=… PORT=…)"
+        )
 
     def is_in_use(self) -> bool:
         """Whether a stack is running in the folder at this moment."""

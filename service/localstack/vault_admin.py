@@ -1,12 +1,13 @@
 """A small synchronous client of Vault's HTTP API, for provisioning and the local stack. The service has its own."""
 
-import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
 from service.errors import VaultDenied, VaultRefused, VaultSealed, VaultUnavailable
+from service.http_clients import tls_context
 
 _TIMEOUT = 15.0
 
@@ -17,6 +18,7 @@ class VaultAdmin:
     def __init__(
         self, address: str, token: str | None = None, *, namespace: str | None = None, cacert: str | None = None
     ) -> None:
+        """Raises ConfigurationError where `cacert` cannot be used."""
         self.address = address.rstrip("/")
         self.namespace = namespace
         self.cacert = cacert
@@ -25,11 +27,10 @@ class VaultAdmin:
             headers["X-Vault-Token"] = token
         if namespace:
             headers["X-Vault-Namespace"] = namespace
-        verify: ssl.SSLContext | bool = True
-        if self.address.startswith("https://") and cacert:
-            verify = ssl.create_default_context(cafile=cacert)
+        # Always given: the context that httpx makes by itself writes session keys to $SSLKEYLOGFILE.
+        context = tls_context(cafile=Path(cacert) if cacert else None, setting="VAULT_CACERT")
         self._http = httpx.Client(
-            base_url=f"{self.address}/v1/", headers=headers, verify=verify, timeout=_TIMEOUT, trust_env=False
+            base_url=f"{self.address}/v1/", headers=headers, verify=context, timeout=_TIMEOUT, trust_env=False
         )
 
     def with_token(self, token: str) -> "VaultAdmin":

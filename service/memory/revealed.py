@@ -13,9 +13,10 @@ _utf8_address.restype = ctypes.c_void_p
 class RevealedSecret(str):
     """A secret as a string, for a client library that wants one.
 
-    Guarantees: `repr` shows stars (a traceback with locals, a debugger, a log of a container shows nothing); it can't
-    be pickled; after `wipe_revealed` every reference to it reads as NULs. Does not: mask `str`, `format` or `encode`
-    (`f"Bearer {key}"` has to work), nor follow the copies that these make.
+    Guarantees: `repr` shows stars (so do a traceback with locals, a debugger, the `repr` of a container); it can't be
+    pickled or copied; after `wipe_revealed` every reference to it reads as NULs. Does not: mask `str`, `format` or
+    `encode` (`f"Bearer {key}"` has to work), nor follow the copies that these make; nor mask itself in JSON, which
+    writes any string as it is. (`service.observability.LineFormatter` masks it; other programs' loggers don't.)
 
     Made from ASCII only: for ASCII, CPython's `PyUnicode_AsUTF8AndSize` gives the address of the string's own data
     and not of a cached copy (https://docs.python.org/3/c-api/unicode.html#c.PyUnicode_AsUTF8AndSize). CPython never

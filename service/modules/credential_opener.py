@@ -122,7 +122,7 @@ class CredentialOpener:
         try:
             wanted = uuid_from("credential_id", credential_id)
         except InvalidInput:
-            await self._log.record_denied(access, None, action, "not_a_uuid")
+            await self._log.record_denied(access, None, action)
             raise
         return OpenRequest(
             credential_id=wanted,

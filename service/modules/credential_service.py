@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
-from service.memory.plaintext import Plaintext
 from service.modules.credential_validator import validate_keys
 from service.modules.credential_writer import NewCredential
 from service.modules.ports import CallerConnection
 from service.modules.records import OwnerAccess
+from service.modules.secret_pair import copied
 
 if TYPE_CHECKING:
     from service.composition import Runtime
@@ -77,8 +77,11 @@ async def store_credential(
         ValueError: `account_id` is no UUID, the type is unknown, or a key is not what a key can be. Names the field.
         service.errors.TemporarilyUnavailable: Vault or Postgres does not answer.
     """
-    with Plaintext.copy_of(api_key) as api, Plaintext.copy_of(secret_key) as secret:
+    try:
+        api, secret = copied("api_key", api_key), copied("secret_key", secret_key)
+    finally:
         del api_key, secret_key  # a traceback with locals is to show the masked ones alone
+    with api, secret:
         runtime, access = await _as_owner(user_id)
         new = NewCredential(account_id, credential_type, api, secret)
         return str((await runtime.writer.store(access, new, conn=conn)).id)
@@ -96,8 +99,11 @@ async def validate_alpaca_credentials(api_key: str, secret_key: str) -> tuple[bo
     """
     from service.composition import process_providers
 
-    with Plaintext.copy_of(api_key) as api, Plaintext.copy_of(secret_key) as secret:
+    try:
+        api, secret = copied("api_key", api_key), copied("secret_key", secret_key)
+    finally:
         del api_key, secret_key  # a traceback with locals is to show the masked ones alone
+    with api, secret:
         providers = await process_providers()
         verdict = await validate_keys(providers, "alpaca", api, secret)
     return verdict.is_valid, verdict.account_type
@@ -108,4 +114,6 @@ async def _as_owner(user_id: str) -> tuple["Runtime", OwnerAccess]:
     from service.composition import process_runtime
 
     runtime = await process_runtime()
-    return runtime, OwnerAccess(user_id=user_id, actor=runtime.settings.actor)
+    # Behind its prefix no embedding program reads as a caller over REST (`user:alice`).
+    actor = runtime.settings.actor
+    return runtime, OwnerAccess(user_id=user_id, actor=actor if actor == "library" else f"library:{actor}")

@@ -247,7 +247,7 @@ class CredentialWriter:
         try:
             before = await self._store.get(access, wanted)
         except CredentialNotFound:
-            await self._log.record_denied(access, wanted, action, "not_found")
+            await self._log.record_denied(access, wanted, action)
             raise
         if if_match is not None and before.row_version not in if_match:
             raise PreconditionFailed

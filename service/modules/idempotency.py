@@ -57,7 +57,7 @@ class Idempotency:
         record = await self._store.find_idempotent(access.actor, access.user_id, route, key)
         if record is None:
             return None
-        if not await self._cipher.hmac_matches(self._transit_key, digest.reveal(), record.body_hmac):
+        if not await self._cipher.hmac_matches(self._transit_key, digest.reveal(), record.body_mac):
             raise IdempotencyMismatch
         return record.credential_id
 
@@ -70,6 +70,6 @@ class Idempotency:
             user_id=access.user_id,
             route=route,
             key=key,
-            body_hmac=await self._cipher.hmac(self._transit_key, digest.reveal()),
+            body_mac=await self._cipher.hmac(self._transit_key, digest.reveal()),
             credential_id=credential_id,
         )

@@ -3,8 +3,9 @@
 from uuid import UUID
 
 from service.errors import InvalidInput
+from service.names import MAX_NAME_BYTES, name_problem
 
-MAX_USER_ID_BYTES = 512
+MAX_USER_ID_BYTES = MAX_NAME_BYTES
 
 
 def uuid_from(field: str, value: str | UUID) -> UUID:
@@ -22,15 +23,11 @@ def uuid_from(field: str, value: str | UUID) -> UUID:
 
 
 def check_user_id(value: str, field: str = "user_id") -> str:
-    """Refuses what would break a whole batch in Postgres, or look like another user in a log. Raises InvalidInput."""
-    if not isinstance(value, str) or not value:
-        raise InvalidInput(field, "must not be empty")
-    if any(character < " " or "\x7f" <= character <= "\x9f" for character in value):
-        raise InvalidInput(field, "must not contain control characters")
-    try:
-        length = len(value.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise InvalidInput(field, "must be valid Unicode") from None
-    if length > MAX_USER_ID_BYTES:
-        raise InvalidInput(field, f"must have at most {MAX_USER_ID_BYTES} bytes")
+    """Refuses what would break a whole batch in Postgres, or look like another user. Raises InvalidInput.
+
+    What is refused: `service.names.name_problem`.
+    """
+    problem = name_problem(value)
+    if problem is not None:
+        raise InvalidInput(field, problem)
     return value

@@ -18,6 +18,7 @@ from service.modules.records import (
     EventFilter,
     HeldIntent,
     IdempotencyRecord,
+    Mac,
     OpenRequest,
     OwnerAccess,
     ProviderVerdict,
@@ -54,12 +55,12 @@ class Cipher(Protocol):
         """
         ...
 
-    async def hmac(self, key: str, digest: bytes) -> str:
-        """An HMAC under a key that only Vault has (`vault:v1:…`)."""
+    async def hmac(self, key: str, digest: bytes) -> Mac:
+        """An HMAC under a key that only Vault has."""
         ...
 
-    async def hmac_matches(self, key: str, digest: bytes, hmac: str) -> bool:
-        """Whether `hmac` is of this digest, under whichever version of the key made it."""
+    async def hmac_matches(self, key: str, digest: bytes, mac: Mac) -> bool:
+        """Whether `mac` is of this digest, under the version of the key that made it."""
         ...
 
 
@@ -67,7 +68,10 @@ class CiphertextStore(Protocol):
     """Vault's KV v2 engine: ciphertext by path and version, never plaintext."""
 
     async def read(self, path: str, version: int) -> Seal:
-        """The ciphertext, with the key version that it names. Raises CiphertextGone where this version is deleted, destroyed or was never there."""
+        """The ciphertext, with the key version that it names.
+
+        Raises CiphertextGone where this version is deleted, destroyed or was never there.
+        """
         ...
 
     async def newest_version(self, path: str) -> int:
@@ -193,6 +197,10 @@ class ReconciliationStore(Protocol):
         """
         ...
 
+    async def defer(self, intent: WriteIntent) -> None:
+        """Puts an intent that can't be reconciled now off for some minutes."""
+        ...
+
     async def expire_previous(self, limit: int) -> int:
         """Forgets previous secrets past their time, leaving intents to destroy their KV versions."""
         ...
@@ -234,8 +242,8 @@ class AccessLog(Protocol):
         """Records one event, committed."""
         ...
 
-    async def record_denied(self, access: OwnerAccess, credential_id: UUID | None, action: Action, reason: str) -> None:
-        """Records that something was refused before there was a row to look at."""
+    async def record_denied(self, access: OwnerAccess, credential_id: UUID | None, action: Action) -> None:
+        """Records that something was refused before there was a grant; None: what was asked for is no UUID."""
         ...
 
     async def page(

@@ -6,11 +6,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from service.errors import CredentialsError, InstallationMismatch
+from service.errors import CredentialsError, InstallationMismatch, TemporarilyUnavailable, VaultDenied, VaultRefused
 from service.modules.ports import CiphertextStore, ReconciliationStore
 from service.modules.records import Credential, WriteIntent
 from service.modules.sealed_write import SealedWriter
-from service.modules.vault_layout import VaultLayout
+from service.modules.vault_layout import INSTALLATION_PATH, VaultLayout
 
 _log = logging.getLogger(__name__)
 _BATCH = 200
@@ -37,7 +37,7 @@ class ScanReport:
     broken: list[UUID] = field(default_factory=list)
     """Credentials whose pinned ciphertext is not in KV."""
     unaccounted: list[str] = field(default_factory=list)
-    """KV versions (`path@version`) that no row pins and no intent accounts for."""
+    """KV versions (`path@version`) that no row pins and no intent accounts for; paths that aren't a credential's."""
 
 
 class Reconciler:
@@ -98,9 +98,9 @@ class Reconciler:
                 removed = await self._sealed.settle(intent, held.credential, alone=held.alone)
         except CredentialsError as error:
             report.failed += 1
-            _log.warning(
-                "an intent could not be reconciled", extra={"intent": str(intent.id), "error": type(error).__name__}
-            )
+            _log.info("an intent could not be reconciled", extra={"intent": intent.id, "error": type(error).__name__})
+            if not isinstance(error, TemporarilyUnavailable):
+                await self._store.defer(intent)
             return
         if removed:
             report.removed += 1
@@ -112,7 +112,8 @@ class Reconciler:
         if credential is not None:
             fits = intent.kv_path == self._layout.kv_path(credential.account_id, credential.id)
         else:
-            fits = intent.kv_path.endswith(f"/{intent.credential_id}")
+            account, _, name = intent.kv_path.partition("/")
+            fits = name == str(intent.credential_id) and list(_uuids([account])) != []
         if not fits:
             raise InstallationMismatch("An intent names a path that is not its credential's")
 
@@ -132,7 +133,7 @@ class Reconciler:
             if apply:
                 await self._store.mark_broken(broken, True)
                 await self._store.mark_broken([row.id for row in page if row.id not in broken], False)
-        async for folder, names in self._folders():
+        async for folder, names in self._folders(report):
             await self._scan_folder(folder, names, report)
         return report
 
@@ -147,8 +148,12 @@ class Reconciler:
         rows = await self._store.find(list(_uuids(names)))
         owned = {self._layout.kv_path(row.account_id, row.id) for row in rows}
         for path in (folder + name for name in names):
-            if path not in owned:
+            if path in owned:
+                continue
+            try:
                 await self._note_unaccounted(path, await self._ciphertexts.live_versions(path), report)
+            except (VaultDenied, VaultRefused):
+                report.unaccounted.append(path)  # not one that this service writes, nor may read
 
     async def _note_unaccounted(self, path: str, versions: set[int], report: ScanReport) -> None:
         if not versions:
@@ -157,13 +162,18 @@ class Reconciler:
         if None not in accounted:
             report.unaccounted += [f"{path}@{version}" for version in sorted(versions - accounted)]
 
-    async def _folders(self) -> AsyncIterator[tuple[str, list[str]]]:
+    async def _folders(self, report: ScanReport) -> AsyncIterator[tuple[str, list[str]]]:
         for folder in await self._ciphertexts.list_paths():
-            if folder.endswith("/"):
+            if folder.endswith("/") and list(_uuids([folder[:-1]])):
                 yield folder, await self._ciphertexts.list_paths(folder)
+            elif folder != INSTALLATION_PATH:
+                report.unaccounted.append(folder)
 
 
 def _uuids(names: Iterable[str]) -> Iterator[UUID]:
+    """Those of the names that are ids as this service writes them."""
     for name in names:
         with suppress(ValueError):
-            yield UUID(name)
+            found = UUID(name)
+            if str(found) == name:
+                yield found

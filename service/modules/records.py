@@ -190,6 +190,14 @@ class Seal:
     transit_key_version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Mac:
+    """An HMAC by Vault, and the version of the key that made it."""
+
+    key_version: int
+    value: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyRecord:
     """One use of an Idempotency-Key. The body is held as an HMAC under a key that only Vault has."""
@@ -198,7 +206,7 @@ class IdempotencyRecord:
     user_id: str
     route: str
     key: str
-    body_hmac: str
+    body_mac: Mac
     credential_id: UUID
 
 

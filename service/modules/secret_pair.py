@@ -10,6 +10,14 @@ MAX_KEY_LENGTH = 512
 _SEPARATOR = 0x0A
 
 
+def copied(field: str, value: object) -> Plaintext:
+    """A caller's key in memory that is ours to wipe. Raises InvalidInput where it is no string."""
+    if not isinstance(value, str):
+        del value  # bytes may be a key all the same, and a traceback may show locals
+        raise InvalidInput(field, "must be text")
+    return Plaintext.copy_of(value)
+
+
 def check_key(field: str, key: Plaintext, *, may_be_empty: bool = False) -> None:
     """Refuses what no provider's key is: printable ASCII, 1 to 512 characters, no space at either end.
 

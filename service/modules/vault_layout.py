@@ -6,6 +6,9 @@ from uuid import UUID
 from service.errors import CredentialUnreadable
 from service.modules.records import Credential, TransitReference
 
+INSTALLATION_PATH = "installation"
+"""Below the KV mount: the id that ties this Vault to one Postgres database. It is no credential's path."""
+
 
 @dataclass(frozen=True, slots=True)
 class VaultLayout:
@@ -14,6 +17,7 @@ class VaultLayout:
     transit_mount: str
     transit_key_prefix: str
     kv_mount: str
+    credential_types: frozenset[str]
 
     def transit_key(self, credential_type: str) -> str:
         """The transit key of a credential type."""
@@ -29,6 +33,9 @@ class VaultLayout:
         Raises:
             CredentialUnreadable: somebody has written a mount, key or path into the row that this service didn't.
         """
+        # The key's name is made from the row's type: one that isn't known could be a path to elsewhere in Vault.
+        if credential.credential_type not in self.credential_types:
+            raise CredentialUnreadable
         reference = credential.reference
         expected = (
             self.transit_mount,

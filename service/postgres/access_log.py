@@ -63,20 +63,9 @@ class PostgresAccessLog:
     async def record(self, event: Event) -> None:
         await self._database.execute(SQL["record_event"], *event_arguments(event))
 
-    async def record_denied(self, access: OwnerAccess, credential_id: UUID | None, action: Action, reason: str) -> None:
+    async def record_denied(self, access: OwnerAccess, credential_id: UUID | None, action: Action) -> None:
         await self._database.execute(
-            SQL["record_event"],
-            credential_id,
-            None,
-            None,
-            access.user_id,
-            access.actor,
-            action.value,
-            "denied",
-            reason,
-            None,
-            None,
-            access.request_id,
+            SQL["record_denied"], credential_id, access.user_id, access.actor, action.value, access.request_id
         )
 
     async def page(

@@ -13,6 +13,7 @@ from service.modules.records import (
     Cursor,
     Event,
     IdempotencyRecord,
+    Mac,
     OwnerAccess,
     ProviderVerdict,
     ReadAccess,
@@ -119,7 +120,8 @@ class PostgresCredentialStore:
         await transaction.execute(
             SQL["insert_idempotency_key"],
             *scope,
-            record.body_hmac,
+            record.body_mac.value,
+            record.body_mac.key_version,
             record.credential_id,
             self._idempotency_hours,
         )
@@ -191,7 +193,7 @@ class PostgresCredentialStore:
             user_id=user_id,
             route=route,
             key=key,
-            body_hmac=row["body_hmac"],
+            body_mac=Mac(row["mac_key_version"], row["body_mac"]),
             credential_id=row["credential_id"],
         )
 

@@ -4,8 +4,11 @@ Numbered SQL files, each applied once, in order, in a transaction of its own, un
 been applied is never changed: its SHA-256 is compared.
 """
 
+import base64
 import hashlib
+import hmac
 import re
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -18,6 +21,7 @@ from service.errors import ConfigurationError, DatabaseNotReady
 from service.postgres.pool import translated_errors
 from service.postgres.queries import SQL
 
+_SCRAM_ROUNDS = 4096  # Postgres' own default; the passwords here are random
 _EVENT_MONTHS = 13
 """Partitions made ahead. Without one a month's events go to the default partition, so being late stops nothing."""
 
@@ -89,10 +93,23 @@ async def installation_id(database_url: str) -> UUID:
 
 
 async def create_login(database_url: str, *, name: str, password: str, member_of: str) -> None:
-    """Makes a login role that is a member of one of the service's group roles, or gives it a new password."""
+    """Makes a login role that is a member of one of the service's group roles, or gives it a new password.
+
+    Postgres gets the password's SCRAM verifier and not the password, which its log would show with a failed statement.
+    """
     async with _connected(database_url) as conn, conn.transaction():
-        await conn.execute(await conn.fetchval(SQL["write_create_login"], name, password))
+        await conn.execute(await conn.fetchval(SQL["write_create_login"], name, _scram_verifier(password)))
         await conn.execute(await conn.fetchval(SQL["write_grant_membership"], member_of, name))
+
+
+def _scram_verifier(password: str) -> str:
+    """RFC 5802's StoredKey and ServerKey, as Postgres keeps them. SASLprep leaves an ASCII password alone."""
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, _SCRAM_ROUNDS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    served = hmac.digest(salted, b"Server Key", "sha256")
+    encoded = [base64.b64encode(part).decode("ascii") for part in (salt, stored, served)]
+    return f"SCRAM-SHA-256${_SCRAM_ROUNDS}:{encoded[0]}${encoded[1]}:{encoded[2]}"
 
 
 @asynccontextmanager

@@ -38,6 +38,8 @@ def translated_errors() -> Iterator[None]:
         raise ConfigurationError("DATABASE_URL: not a PostgreSQL URL") from None
     except _NOT_READY:
         raise DatabaseNotReady from None
+    except OverflowError:
+        raise DatabaseUnavailable("A row in Postgres holds a value that can't be read") from None
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
         raise DatabaseUnavailable(retry_after=2) from None
 

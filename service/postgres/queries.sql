@@ -1,5 +1,6 @@
 -- Every statement the service sends to Postgres. `-- name:` starts one; parameters are asyncpg's $1, $2, …
--- `queries.py` loads this file; no SQL is built from strings anywhere.
+-- `queries.py` loads this file; no SQL is built from strings anywhere. Every table is named with its schema: on a caller's
+-- connection a temporary table, or another schema in its search path, would stand in for ours.
 
 -- name: authorise_opens
 -- Decides and records a batch of opens in one statement: whoever is told "granted" has an event, committed with the
@@ -15,19 +16,28 @@ WITH asked AS (
                 WHEN a.expected_type IS NOT NULL AND c.credential_type <> a.expected_type THEN 'wrong_type'
                 WHEN NOT c.is_active AND NOT a.allow_inactive THEN 'inactive'
            END AS denial
-    FROM asked a LEFT JOIN credentials c ON c.id = a.credential_id
+    FROM asked a LEFT JOIN public.credentials c ON c.id = a.credential_id
 ), recorded AS (
-    INSERT INTO credential_events (credential_id, user_id, account_id, acting_user, actor, action, outcome, reason,
+    INSERT INTO public.credential_events (credential_id, user_id, account_id, acting_user, actor, action, outcome, reason,
                                    transit_key_version, batch_id, request_id)
     SELECT asked_id, user_id, account_id, acting_user, actor, action,
            CASE WHEN denial IS NULL THEN 'granted' ELSE 'denied' END, denial,
            CASE WHEN denial IS NULL THEN transit_key_version END, $8::uuid, request_id
     FROM decided ORDER BY n
 )
-SELECT * FROM decided ORDER BY n;
+-- set_config: a caller's connection may have synchronous_commit off, and the record has to be durable.
+SELECT decided.*, (SELECT set_config('synchronous_commit', 'on', true)) FROM decided ORDER BY n;
+
+-- name: record_denied
+-- Something was refused before there was a grant. Whose credential it is, if there is one, only the event tells.
+INSERT INTO public.credential_events (credential_id, user_id, account_id, acting_user, actor, action, outcome, reason,
+                                      request_id)
+SELECT $1::uuid, c.user_id, c.account_id, $2, $3, $4, 'denied',
+       CASE WHEN $1::uuid IS NULL THEN 'not_a_uuid' WHEN c.id IS NULL THEN 'not_found' ELSE 'not_owner' END, $5
+FROM (VALUES (1)) AS always (x) LEFT JOIN public.credentials c ON c.id = $1::uuid;
 
 -- name: record_event
-INSERT INTO credential_events (credential_id, user_id, account_id, acting_user, actor, action, outcome, reason,
+INSERT INTO public.credential_events (credential_id, user_id, account_id, acting_user, actor, action, outcome, reason,
                                transit_key_version, batch_id, request_id)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
@@ -39,7 +49,7 @@ SET LOCAL ROLE credentials_auditor;
 -- $1 not null: only what was done as this user with this user's credentials. Rest: filters; ($9, $10) is the cursor.
 SELECT id, at, credential_id, user_id, account_id, acting_user, actor, action, outcome, reason, transit_key_version,
        batch_id, request_id
-FROM credential_events
+FROM public.credential_events
 WHERE ($1::text IS NULL OR (user_id = $1 AND acting_user = $1))
   AND ($2::uuid IS NULL OR credential_id = $2)
   AND ($3::text IS NULL OR user_id = $3)
@@ -54,10 +64,10 @@ LIMIT $11;
 
 -- name: get_credential
 -- $2 null: any user's (auditors).
-SELECT * FROM credentials WHERE id = $1 AND ($2::text IS NULL OR user_id = $2);
+SELECT * FROM public.credentials WHERE id = $1 AND ($2::text IS NULL OR user_id = $2);
 
 -- name: page_credentials
-SELECT * FROM credentials
+SELECT * FROM public.credentials
 WHERE ($1::text IS NULL OR user_id = $1)
   AND ($2::uuid IS NULL OR account_id = $2)
   AND ($3::text IS NULL OR credential_type = $3)
@@ -68,52 +78,52 @@ LIMIT $7;
 
 -- name: insert_intent
 -- $5: seconds from now until reconciliation may take it.
-INSERT INTO write_intents (id, credential_id, kv_path, kv_version, due_at)
+INSERT INTO public.write_intents (id, credential_id, kv_path, kv_version, due_at)
 VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5));
 
 -- name: delete_intent
 -- Ends a write. No row: reconciliation has taken it, and the writer has to abort.
-DELETE FROM write_intents WHERE id = $1 RETURNING id;
+DELETE FROM public.write_intents WHERE id = $1 RETURNING id;
 
 -- name: share_floor
 -- FOR SHARE: holds retiring off until this write has ended.
-SELECT min_version FROM key_floors WHERE transit_key = $1 FOR SHARE;
+SELECT min_version FROM public.key_floors WHERE transit_key = $1 FOR SHARE;
 
 -- name: ensure_floor
 -- Owner only, at migration.
-INSERT INTO key_floors (transit_key) VALUES ($1) ON CONFLICT DO NOTHING;
+INSERT INTO public.key_floors (transit_key) VALUES ($1) ON CONFLICT DO NOTHING;
 
 -- name: insert_credential
-INSERT INTO credentials (id, user_id, account_id, credential_type, transit_mount, transit_key, transit_key_version,
+INSERT INTO public.credentials (id, user_id, account_id, credential_type, transit_mount, transit_key, transit_key_version,
                          binding, kv_mount, kv_path, kv_version, secret_version, created_at, updated_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, clock_timestamp(), clock_timestamp())
 RETURNING *;
 
 -- name: forget_expired_idempotency_key
-DELETE FROM idempotency_keys
+DELETE FROM public.idempotency_keys
 WHERE actor = $1 AND user_id = $2 AND route = $3 AND key = $4 AND expires_at <= now();
 
 -- name: insert_idempotency_key
-INSERT INTO idempotency_keys (actor, user_id, route, key, body_hmac, credential_id, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(hours => $7));
+INSERT INTO public.idempotency_keys (actor, user_id, route, key, body_mac, mac_key_version, credential_id, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(hours => $8));
 
 -- name: find_idempotency_key
-SELECT body_hmac, credential_id FROM idempotency_keys
+SELECT body_mac, mac_key_version, credential_id FROM public.idempotency_keys
 WHERE actor = $1 AND user_id = $2 AND route = $3 AND key = $4 AND expires_at > now();
 
 -- name: replace_secret
 -- Guarded by the row version and the pin. The secret before becomes the previous one, and what was kept before that is
 -- left to reconciliation, due at once; validation and account type are unknown again.
 WITH before AS (
-    SELECT id, kv_path, previous_kv_version FROM credentials
+    SELECT id, kv_path, previous_kv_version FROM public.credentials
     WHERE id = $1 AND row_version = $2 AND kv_version = $8
     FOR UPDATE
 ), discarded AS (
-    INSERT INTO write_intents (id, credential_id, kv_path, kv_version, due_at)
+    INSERT INTO public.write_intents (id, credential_id, kv_path, kv_version, due_at)
     SELECT gen_random_uuid(), id, kv_path, previous_kv_version, now() FROM before
     WHERE previous_kv_version IS NOT NULL
 )
-UPDATE credentials c
+UPDATE public.credentials c
 SET transit_key_version = $3, kv_version = $4, secret_version = $5, is_active = $6,
     previous_kv_version = c.kv_version, previous_secret_version = c.secret_version,
     previous_transit_key_version = c.transit_key_version,
@@ -124,84 +134,90 @@ FROM before WHERE c.id = before.id
 RETURNING c.*;
 
 -- name: set_active
-UPDATE credentials SET is_active = $3, row_version = row_version + 1, updated_at = clock_timestamp()
+UPDATE public.credentials SET is_active = $3, row_version = row_version + 1, updated_at = clock_timestamp()
 WHERE id = $1 AND row_version = $2
 RETURNING *;
 
 -- name: delete_credential
-DELETE FROM credentials WHERE id = $1 AND row_version = $2 RETURNING id;
+DELETE FROM public.credentials WHERE id = $1 AND row_version = $2 RETURNING id;
 
 -- name: record_validation
 -- A verdict on keys that have been replaced since is dropped.
-UPDATE credentials SET validation_state = $3, account_type = $4, last_validated_at = now()
+UPDATE public.credentials SET validation_state = $3, account_type = $4, last_validated_at = now()
 WHERE id = $1 AND secret_version = $2;
 
 -- name: touch_used
-UPDATE credentials SET last_used_at = date_trunc('minute', now())
+UPDATE public.credentials SET last_used_at = date_trunc('minute', now())
 WHERE id = ANY($1::uuid[]) AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute');
 
 -- name: due_intents
-SELECT id, credential_id, kv_path, kv_version FROM write_intents WHERE due_at <= now() ORDER BY due_at LIMIT $1;
+SELECT id, credential_id, kv_path, kv_version FROM public.write_intents WHERE due_at <= now() ORDER BY due_at LIMIT $1;
 
 -- name: hold_intent
 -- SKIP LOCKED: an intent whose writer is about to commit its deletion is not ours. `alone`: no other intent accounts for
 -- something of the same path.
-SELECT i.id, NOT EXISTS (SELECT FROM write_intents o WHERE o.kv_path = i.kv_path AND o.id <> i.id) AS alone
-FROM write_intents i WHERE i.id = $1 FOR UPDATE OF i SKIP LOCKED;
+SELECT i.id, NOT EXISTS (SELECT FROM public.write_intents o WHERE o.kv_path = i.kv_path AND o.id <> i.id) AS alone
+FROM public.write_intents i WHERE i.id = $1 FOR UPDATE OF i SKIP LOCKED;
+
+-- name: defer_intent
+-- One that can't be reconciled now is tried again later, and doesn't stand in the others' way.
+UPDATE public.write_intents SET due_at = now() + interval '10 minutes' WHERE id = $1;
 
 -- name: hold_credential
 -- FOR SHARE: what the row pins stays pinned until the KV version has been dealt with.
-SELECT * FROM credentials WHERE id = $1 FOR SHARE;
+SELECT * FROM public.credentials WHERE id = $1 FOR SHARE;
 
 -- name: expire_previous
+-- $2: the hours that an update sets. An expiry further away than that is not an update's, and is not waited for.
 WITH due AS (
-    SELECT id, kv_path, previous_kv_version FROM credentials
-    WHERE previous_expires_at <= now() ORDER BY previous_expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    SELECT id, kv_path, previous_kv_version FROM public.credentials
+    WHERE previous_expires_at <= now() OR previous_expires_at > now() + make_interval(hours => $2)
+    ORDER BY previous_expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
 ), discarded AS (
-    INSERT INTO write_intents (id, credential_id, kv_path, kv_version, due_at)
+    INSERT INTO public.write_intents (id, credential_id, kv_path, kv_version, due_at)
     SELECT gen_random_uuid(), id, kv_path, previous_kv_version, now() FROM due
 )
-UPDATE credentials c
+UPDATE public.credentials c
 SET previous_kv_version = NULL, previous_secret_version = NULL, previous_transit_key_version = NULL,
     previous_expires_at = NULL
 FROM due WHERE c.id = due.id
 RETURNING c.id;
 
 -- name: purge_idempotency
-DELETE FROM idempotency_keys WHERE expires_at <= now() RETURNING key;
+DELETE FROM public.idempotency_keys WHERE expires_at <= now() RETURNING key;
 
 -- name: page_all_credentials
-SELECT * FROM credentials WHERE ($1::uuid IS NULL OR id > $1) ORDER BY id LIMIT $2;
+SELECT * FROM public.credentials WHERE ($1::uuid IS NULL OR id > $1) ORDER BY id LIMIT $2;
 
 -- name: find_credentials
-SELECT * FROM credentials WHERE id = ANY($1::uuid[]);
+SELECT * FROM public.credentials WHERE id = ANY($1::uuid[]);
 
 -- name: intent_versions
-SELECT kv_version FROM write_intents WHERE kv_path = $1;
+SELECT kv_version FROM public.write_intents WHERE kv_path = $1;
 
 -- name: mark_broken
-UPDATE credentials SET broken_since = CASE WHEN $2 THEN now() END
+UPDATE public.credentials SET broken_since = CASE WHEN $2 THEN now() END
 WHERE id = ANY($1::uuid[]) AND (broken_since IS NULL) = $2;
 
 -- name: installation_id
-SELECT id FROM installation;
+SELECT id FROM public.installation;
 
 -- name: migration_version
-SELECT coalesce(max(version), 0) FROM schema_migrations;
+SELECT coalesce(max(version), 0) FROM public.schema_migrations;
 
 -- name: hold_migration_lock
 -- Owner only. One migration at a time; the number is this project's own and means nothing else.
 SELECT pg_advisory_lock(7205759403792793);
 
 -- name: applied_migrations
-SELECT version, name, sha256 FROM schema_migrations ORDER BY version;
+SELECT version, name, sha256 FROM public.schema_migrations ORDER BY version;
 
 -- name: note_migration
-INSERT INTO schema_migrations (version, name, sha256) VALUES ($1, $2, $3);
+INSERT INTO public.schema_migrations (version, name, sha256) VALUES ($1, $2, $3);
 
 -- name: ensure_event_partitions
 -- Owner only.
-SELECT ensure_event_partitions($1);
+SELECT public.ensure_event_partitions($1);
 
 -- name: write_create_login
 -- Owner only: writes the statement that makes a login role a member of one of ours, since DDL takes no parameters.

@@ -8,6 +8,7 @@ from service.modules.records import Credential, HeldIntent, WriteIntent
 from service.postgres.pool import Database
 from service.postgres.queries import SQL
 from service.postgres.rows import credential_from, intent_from
+from service.settings import Settings
 
 
 class PostgresReconciliationStore:
@@ -17,8 +18,9 @@ class PostgresReconciliationStore:
     a writer that is about to commit; its intent is passed by.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
+        self._previous_hours = settings.previous_secret_hours
 
     async def installation_id(self) -> UUID | None:
         row = await self._database.fetchrow(SQL["installation_id"])
@@ -38,8 +40,11 @@ class PostgresReconciliationStore:
             yield HeldIntent(credential=None if row is None else credential_from(row), alone=held["alone"])
             await transaction.execute(SQL["delete_intent"], intent.id)
 
+    async def defer(self, intent: WriteIntent) -> None:
+        await self._database.execute(SQL["defer_intent"], intent.id)
+
     async def expire_previous(self, limit: int) -> int:
-        return len(await self._database.fetch(SQL["expire_previous"], limit))
+        return len(await self._database.fetch(SQL["expire_previous"], limit, self._previous_hours))
 
     async def purge_idempotency(self) -> int:
         return len(await self._database.fetch(SQL["purge_idempotency"]))

@@ -108,7 +108,8 @@ CREATE TABLE public.idempotency_keys (
     user_id text NOT NULL,
     route text NOT NULL,
     key text NOT NULL,
-    body_hmac text NOT NULL,
+    body_mac bytea NOT NULL,
+    mac_key_version integer NOT NULL,
     credential_id uuid NOT NULL,
     expires_at timestamp with time zone NOT NULL
 );
@@ -140,7 +141,8 @@ CREATE TABLE public.write_intents (
     kv_path text NOT NULL,
     kv_version integer,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
-    due_at timestamp with time zone NOT NULL
+    due_at timestamp with time zone NOT NULL,
+    CONSTRAINT write_intents_kv_path_check CHECK ((kv_path ~ '^[0-9a-f-]{36}/[0-9a-f-]{36}$'::text))
 );
 
 ALTER TABLE ONLY public.credential_events ATTACH PARTITION public.credential_events_default DEFAULT;
@@ -203,9 +205,40 @@ GRANT USAGE ON SCHEMA public TO credentials_auditor;
 
 REVOKE ALL ON FUNCTION public.ensure_event_partitions(months integer) FROM PUBLIC;
 
-GRANT INSERT ON TABLE public.credential_events TO credentials_runtime;
-GRANT INSERT ON TABLE public.credential_events TO credentials_rotator;
 GRANT SELECT ON TABLE public.credential_events TO credentials_auditor;
+
+GRANT INSERT(credential_id) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(credential_id) ON TABLE public.credential_events TO credentials_rotator;
+
+GRANT INSERT(user_id) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(user_id) ON TABLE public.credential_events TO credentials_rotator;
+
+GRANT INSERT(account_id) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(account_id) ON TABLE public.credential_events TO credentials_rotator;
+
+GRANT INSERT(acting_user) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(acting_user) ON TABLE public.credential_events TO credentials_rotator;
+
+GRANT INSERT(actor) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(actor) ON TABLE public.credential_events TO credentials_rotator;
+
+GRANT INSERT(action) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(action) ON TABLE public.credential_events TO credentials_rotator;
+
+GRANT INSERT(outcome) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(outcome) ON TABLE public.credential_events TO credentials_rotator;
+
+GRANT INSERT(reason) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(reason) ON TABLE public.credential_events TO credentials_rotator;
+
+GRANT INSERT(transit_key_version) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(transit_key_version) ON TABLE public.credential_events TO credentials_rotator;
+
+GRANT INSERT(batch_id) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(batch_id) ON TABLE public.credential_events TO credentials_rotator;
+
+GRANT INSERT(request_id) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(request_id) ON TABLE public.credential_events TO credentials_rotator;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.credentials TO credentials_runtime;
 GRANT SELECT ON TABLE public.credentials TO credentials_rotator;
@@ -219,7 +252,7 @@ GRANT UPDATE(previous_kv_version) ON TABLE public.credentials TO credentials_rot
 
 GRANT UPDATE(previous_transit_key_version) ON TABLE public.credentials TO credentials_rotator;
 
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.idempotency_keys TO credentials_runtime;
+GRANT SELECT,INSERT,DELETE ON TABLE public.idempotency_keys TO credentials_runtime;
 
 GRANT SELECT ON TABLE public.installation TO credentials_runtime;
 GRANT SELECT ON TABLE public.installation TO credentials_rotator;
@@ -237,5 +270,7 @@ GRANT SELECT ON TABLE public.schema_migrations TO credentials_runtime;
 GRANT SELECT ON TABLE public.schema_migrations TO credentials_rotator;
 GRANT SELECT ON TABLE public.schema_migrations TO credentials_auditor;
 
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.write_intents TO credentials_runtime;
+GRANT SELECT,INSERT,DELETE ON TABLE public.write_intents TO credentials_runtime;
 GRANT SELECT,INSERT,DELETE ON TABLE public.write_intents TO credentials_rotator;
+
+GRANT UPDATE(due_at) ON TABLE public.write_intents TO credentials_runtime;

@@ -9,10 +9,9 @@ from hvac.api.secrets_engines import KvV2
 
 from service.errors import CiphertextGone, CredentialUnreadable, VaultUnavailable
 from service.modules.records import Seal
+from service.modules.vault_layout import INSTALLATION_PATH
 from service.vault.client import NOT_VAULT, HvacAdapter, VaultClient, VaultNotFound, data_of
 from service.vault.transit import key_version
-
-INSTALLATION_PATH = "installation"
 
 
 class KvCiphertextStore:

@@ -5,8 +5,10 @@ its own adapters are synchronous, ours hands back a coroutine, which hvac's meth
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import httpx
 import hvac.adapters
@@ -24,6 +26,8 @@ from service.errors import (
 from service.http_clients import retry_after
 
 NOT_VAULT = "What answers at VAULT_ADDR is not Vault"
+_PATH = re.compile(r"[A-Za-z0-9._~=@+-]+(/[A-Za-z0-9._~=@+-]+)*/?")
+_HEALTH = {"standbyok": "true", "perfstandbyok": "true", "sealedcode": "200", "uninitcode": "200"}
 _WAIT_FOR_UNSEAL = 10.0
 _WAIT_FOR_FAULT = 2.0
 
@@ -52,6 +56,7 @@ async def send(
     method: str,
     path: str,
     *,
+    params: Mapping[str, Any] | None = None,
     json: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -60,11 +65,14 @@ async def send(
     Raises what the answer means. The exceptions hold nothing of the request or the answer (but BatchRefused, which is
     caught next door): httpx's carry the request with its token, so they are not chained.
     """
+    if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
+        # Nothing here writes such a path: it came from a row, an intent or a name in KV that somebody made by hand.
+        raise VaultRefused("A path in Vault is not one that this service uses")
     try:
         # httpx bounds each step; a server that sends a byte at a time would never end one.
         async with asyncio.timeout(http.timeout.read):
             response = await http.request(
-                method, f"/v1/{path}", json=json, headers={"X-Vault-Request": "true", **(headers or {})}
+                method, f"/v1/{path}", params=params, json=json, headers={"X-Vault-Request": "true", **(headers or {})}
             )
     except (httpx.HTTPError, TimeoutError):
         raise VaultUnavailable(retry_after=_WAIT_FOR_FAULT) from None
@@ -149,6 +157,7 @@ class VaultClient:
         method: str,
         path: str,
         *,
+        params: Mapping[str, Any] | None = None,
         json: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         repeatable: bool,
@@ -158,12 +167,12 @@ class VaultClient:
         async def attempt() -> dict[str, Any]:
             token = await self._session.token()
             try:
-                return await self._send(method, path, json, headers, token)
+                return await self._send(method, path, params, json, headers, token)
             except VaultDenied:
                 # An expired or revoked token answers 403 as a missing right does, and neither has done anything.
                 if not await self._session.replace(token):
                     raise
-            return await self._send(method, path, json, headers, await self._session.token())
+            return await self._send(method, path, params, json, headers, await self._session.token())
 
         return await (self._repeated(attempt) if repeatable else attempt())
 
@@ -171,12 +180,18 @@ class VaultClient:
         self,
         method: str,
         path: str,
+        params: Mapping[str, Any] | None,
         json: Mapping[str, Any] | None,
         headers: Mapping[str, str] | None,
         token: str,
     ) -> dict[str, Any]:
         return await send(
-            self._http, method, path, json=json, headers={**self._namespace, **(headers or {}), "X-Vault-Token": token}
+            self._http,
+            method,
+            path,
+            params=params,
+            json=json,
+            headers={**self._namespace, **(headers or {}), "X-Vault-Token": token},
         )
 
     async def _repeated(self, attempt: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
@@ -191,9 +206,7 @@ class VaultClient:
     async def health(self) -> None:
         """Raises VaultSealed, VaultStandby or VaultUnavailable unless this Vault can serve. Needs no token."""
         # A performance or DR standby that forwards is as good as the active node.
-        answer = await send(
-            self._http, "GET", "sys/health?standbyok=true&perfstandbyok=true&sealedcode=200&uninitcode=200"
-        )
+        answer = await send(self._http, "GET", "sys/health", params=_HEALTH)
         if not answer.get("initialized") or answer.get("sealed"):
             raise VaultSealed(retry_after=_WAIT_FOR_UNSEAL)
 
@@ -211,11 +224,10 @@ class HvacAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no t
 
     def request(self, method: str, url: str, headers: Any = None, raise_exception: bool = True, **kwargs: Any) -> Any:  # noqa: ARG002
         """`url` is a path from `/v1/`. Only reads are repeated: whether a write may be, hvac doesn't know."""
-        query = str(httpx.QueryParams(kwargs.get("params") or {}))
-        path = url.removeprefix("/v1/") + (f"?{query}" if query else "")
         return self._client.request(
             method.upper(),
-            path,
+            unquote(url.removeprefix("/v1/")),  # hvac has quoted it; `send` refuses what would need quoting
+            params=kwargs.get("params"),
             json=kwargs.get("json"),
             headers=headers,
             repeatable=method.lower() in ("get", "list"),

@@ -82,14 +82,23 @@ class VaultSession:
 
     async def replace(self, refused: str) -> bool:
         """Vault refused this token. Returns True where another one is at hand, False where that would be no use."""
-        if self._token is not None and self._token.get_secret_value() != refused:
+        present = self._token
+        if present is not None and present.get_secret_value() != refused:
             return True
         if self._settings.vault_login is VaultLogin.TOKEN_FILE:
             self._read_token_file(now=True)
             return self._token is not None and self._token.get_secret_value() != refused
-        if time.monotonic() - self._since < _REFUSED_AGAIN_WITHIN:
+        if time.monotonic() - self._since < _REFUSED_AGAIN_WITHIN or await self._still_lives(refused):
             return False
-        await self._log_in(instead_of=self._token)
+        await self._log_in(instead_of=present)
+        return True
+
+    async def _still_lives(self, token: str) -> bool:
+        """Whether it was the policy that refused and not the token: another one would be refused as well."""
+        try:
+            await self._send("GET", "auth/token/lookup-self", headers={"X-Vault-Token": token})
+        except (VaultDenied, VaultRefused):
+            return False
         return True
 
     def _read_token_file(self, *, now: bool = False) -> None:

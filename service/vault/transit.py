@@ -13,13 +13,14 @@ from uuid import UUID
 
 from service.errors import CiphertextRejected, KeyVersionRetired, VaultRefused, VaultUnavailable
 from service.memory.plaintext import MASK, Plaintext
-from service.modules.records import Seal
+from service.modules.records import Mac, Seal
 from service.vault.client import NOT_VAULT, BatchRefused, VaultClient, data_of
 
 BATCH_HEADER = "X-Credentials-Batch-Id"
 """Vault logs this header in the clear (`sys/config/auditing/request-headers`): it joins our events to its audit log."""
 
 _CIPHERTEXT = re.compile(r"vault:v([1-9][0-9]{0,9}):[A-Za-z0-9+/]+={0,2}")
+_MAC = re.compile(r"vault:v([1-9][0-9]{0,9}):([A-Za-z0-9+/]{43}=)")
 _MAX_CIPHERTEXT = 8192
 
 
@@ -73,21 +74,21 @@ class TransitCipher:
             raise VaultUnavailable(NOT_VAULT)
         return results
 
-    async def hmac(self, key: str, digest: bytes) -> str:
+    async def hmac(self, key: str, digest: bytes) -> Mac:
         answer = await self._client.request(
             "POST", f"{self._mount}/hmac/{key}", json={"input": _b64(digest)}, repeatable=True
         )
-        hmac = data_of(answer).get("hmac")
-        if not isinstance(hmac, str):
+        match = _MAC.fullmatch(str(data_of(answer).get("hmac")))
+        if match is None:
             raise VaultUnavailable(NOT_VAULT)
-        return hmac
+        return Mac(int(match[1]), base64.b64decode(match[2]))
 
-    async def hmac_matches(self, key: str, digest: bytes, hmac: str) -> bool:
+    async def hmac_matches(self, key: str, digest: bytes, mac: Mac) -> bool:
         try:
             answer = await self._client.request(
                 "POST",
                 f"{self._mount}/verify/{key}",
-                json={"input": _b64(digest), "hmac": hmac},
+                json={"input": _b64(digest), "hmac": f"vault:v{mac.key_version}:{_b64(mac.value)}"},
                 repeatable=True,
             )
         except VaultRefused:

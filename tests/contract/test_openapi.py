@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from service.app import create_app
 from service.http_clients import provider_client
 from service.providers.registry import Providers
 from tests.doubles.alpaca import AlpacaDouble
-from tests.rest import Headers, new_body, routes
+from tests.rest import Headers, client_on, new_body, routes, stored
 from tests.support import Stack, serving
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
@@ -90,9 +91,7 @@ def document_for(caller: Headers) -> dict[str, Any]:
     return {**document, "paths": kept}
 
 
-def run(
-    url: str, caller: Headers, *, good: list[str], credential_id: str, doomed_id: str, coverage: bool
-) -> Findings:
+def run(url: str, caller: Headers, *, good: list[str], credential_id: str, doomed_id: str, coverage: bool) -> Findings:
     """Every operation with examples, boundary values, generated data and sequences; all of schemathesis's checks."""
     config = SchemathesisConfig.from_dict(
         {
@@ -126,9 +125,7 @@ def run(
 
 
 @pytest.mark.parametrize("role", ["user", "orchestrator", "auditor"])
-async def test_every_answer_is_one_that_the_document_tells(
-    role: str, url: str, bearer: Callable[..., Headers]
-) -> None:
+async def test_every_answer_is_one_that_the_document_tells(role: str, url: str, bearer: Callable[..., Headers]) -> None:
     owner = f"contract-{role}"
     caller = bearer(role, owner)
     if role == "orchestrator":
@@ -181,3 +178,48 @@ async def test_a_405_names_every_method_of_the_address(client: httpx.AsyncClient
 async def test_the_address_that_validates_is_no_credentials(method: str, client: httpx.AsyncClient) -> None:
     answer = await client.request(method, "/v1/credentials/validate")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+# Requests that each operation is sent, beside its good ones: headers, query, body.
+JSON = {"Content-Type": "application/json"}
+WRONG: tuple[tuple[Headers, str, bytes], ...] = (
+    ({}, "", b""),
+    ({}, "?unknown=1", b""),
+    (JSON, "", b"{}"),
+    (JSON, "", b'{"is_active": false}'),
+    (JSON, "", b'{"api_key": "AK", "secret_key": "SK"}'),
+    ({"Content-Type": "text/plain"}, "", b"{}"),
+    (JSON, "", b" " * 20_000),
+    ({**JSON, "If-Match": '"77"'}, "", b'{"is_active": false}'),
+    ({**JSON, "If-Match": "77"}, "", b'{"is_active": false}'),
+    ({**JSON, "Idempotency-Key": "é"}, "", b"{}"),
+)
+
+
+@pytest.mark.parametrize("operation", sorted(WRITES))
+async def test_every_status_that_an_operation_answers_is_in_the_document(
+    operation: str, stack: Stack, bearer: Callable[..., Headers]
+) -> None:
+    method, path = operation.split()
+    told = create_app().openapi()["paths"][path][method.lower()]["responses"]
+    owner, robot = bearer("user", "contract-statuses"), bearer("orchestrator", "robot")
+    answered = set()
+    async with AlpacaDouble() as alpaca:
+        for required in (False, True):
+            settings = stack.settings(alpaca_base_url=alpaca.url, require_if_match=required)
+            async with client_on(settings) as client:
+                mine = (await stored(client, owner))["id"]
+                for caller in (owner, {}, {"Authorization": "Bearer nonsense"}, robot, {**owner, "X-User-Id": "bob"}):
+                    for headers, query, body in WRONG:
+                        for credential_id in (str(uuid4()), "no-uuid", mine):
+                            address = path.format(credential_id=credential_id) + query
+                            sent = [(name.encode(), value.encode()) for name, value in (caller | headers).items()]
+                            answer = await client.request(method, address, content=body, headers=sent)
+                            assert str(answer.status_code) in told, (operation, answer.status_code)
+                            kinds = told[str(answer.status_code)].get("content", {})
+                            assert answer.headers.get("content-type", "") in (kinds or {""})
+                            answered.add(answer.status_code)
+    assert answered >= {401, 403, 422}
+    assert ("{credential_id}" in path) == (404 in answered)
+    if method == "PATCH":
+        assert answered >= {200, 404, 412, 413, 415, 428}

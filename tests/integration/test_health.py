@@ -1,4 +1,4 @@
-"""Liveness and readiness over REST: each thing the service needs, missing in turn, and only fixed text in the answer."""
+"""Liveness and readiness over REST: each thing the service needs, missing in turn, and fixed text alone answered."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ def not_ready(**details: type[Exception]) -> tuple[int, Report]:
 
 @asynccontextmanager
 async def migrated_database(stack: Stack) -> AsyncIterator[str]:
-    """A database of the test's own, migrated; with another installation id than Vault's, as every database has its own."""
+    """A database of the test's own, migrated; its installation id is another than Vault's."""
     async with own_database(stack) as name:
         await migrate(in_database(stack.owner_url, name), transit_keys=["credentials-alpaca", "credentials-polygon"])
         yield name
@@ -170,7 +170,7 @@ async def test_a_policy_that_lacks_something(
     "trouble",
     [
         {"database_url": "postgresql://canary-user:canary-password@canary-host.invalid/canary-db"},
-        {"vault_addr": "http://canary-vault.invalid", "vault_retries": 0},
+        {"vault_addr": "https://canary-vault.invalid", "vault_retries": 0},
         {"vault_role_id": "canary-role"},
         {"transit_key_prefix": "canary-key-"},
         {"kv_mount": "canary-mount"},

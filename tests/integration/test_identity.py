@@ -48,7 +48,7 @@ async def issuer() -> AsyncIterator[OidcIssuer]:
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    settings = Settings(database_url="postgresql://nowhere", vault_addr="http://nowhere")
+    settings = Settings(database_url="postgresql://nowhere", vault_addr="https://nowhere")
     async with issuer_client(settings) as client:
         yield client
 
@@ -179,6 +179,9 @@ async def test_the_leeway_covers_clocks_that_differ(issuer: OidcIssuer, verifier
         {"sub": 7},
         {"sub": "a\0b"},
         {"sub": "a\nb"},
+        {"sub": " a"},
+        {"sub": "a\u202eb"},
+        {"sub": "a\u0301"},
         {"sub": "a\ud800"},
         {"sub": "ü" * 257},
     ],
@@ -539,7 +542,7 @@ async def test_an_issuer_without_keys_makes_tokens_unacceptable_and_not_the_issu
 async def test_an_issuers_name_may_end_in_a_slash(issuer: OidcIssuer, http: httpx.AsyncClient) -> None:
     name = issuer.url + "/"
     issuer.discovery_changes = {"issuer": name}
-    settings = Settings(database_url="postgresql://nowhere", vault_addr="http://nowhere", oidc_issuer=name)
+    settings = Settings(database_url="postgresql://nowhere", vault_addr="https://nowhere", oidc_issuer=name)
     verifier = TokenVerifier.from_settings(settings, http)
     assert verifier is not None
     assert (await verifier.verify(issuer.token("k1", iss=name))).subject == "alice"
@@ -548,5 +551,5 @@ async def test_an_issuers_name_may_end_in_a_slash(issuer: OidcIssuer, http: http
 
 
 def test_without_an_issuer_there_is_no_verifier(http: httpx.AsyncClient) -> None:
-    settings = Settings(database_url="postgresql://nowhere", vault_addr="http://nowhere")
+    settings = Settings(database_url="postgresql://nowhere", vault_addr="https://nowhere")
     assert TokenVerifier.from_settings(settings, http) is None

@@ -140,7 +140,7 @@ def test_a_process_without_the_environment_is_told_which_settings_are_missing() 
         asyncio.run(main())
     """
     ran = run(program, environment={})
-    assert ran.stdout == "settings: DATABASE_URL: Field required; VAULT_ADDR: Field required\n", ran.stderr
+    assert ran.stdout == "settings: DATABASE_URL: is not set; VAULT_ADDR: is not set\n", ran.stderr
 
 
 async def test_missing_settings_are_asked_for_again_at_the_next_use(stack: Stack, unconfigured: None) -> None:

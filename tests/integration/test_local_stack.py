@@ -1,6 +1,7 @@
 """The local stack as a newcomer meets it: one command up, another to use it, Ctrl-C down, and everything kept."""
 
 import base64
+import errno
 import json
 import os
 import re
@@ -16,18 +17,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
+import certifi
 import httpx
 import platformdirs
 import pytest
 
 from service.errors import ConfigurationError, InstallationMismatch, InvalidInput
+from service.localstack import launcher
 from service.localstack.go_build import built_vault
 from service.localstack.processes import ChildProcess
-from service.localstack.stack import local_stack
+from service.localstack.stack import local_stack, noted_environment
 from service.localstack.state_dir import StateDir
+from service.localstack.vault_admin import VaultAdmin
 from service.localstack.vault_binary import NoWayToVault, find_vault
 from tests.support import Stack, canary
 
@@ -146,19 +151,31 @@ def claims(token: str) -> dict[str, Any]:
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-def test_what_the_banner_prints_works_when_pasted(running: Launch) -> None:
-    lines = [line for line in running.banner.splitlines() if re.match(r"TOKEN=|ID=|curl |eval ", line)]
-    assert len(lines) == 6
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_whole_of_what_is_printed_can_be_pasted(running: Launch, shell: str) -> None:
     pasted = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join([*lines, 'echo; echo "$SERVICE_URL"'])],
+        [shell, "-e"],
+        input=running.banner + 'echo "$SERVICE_URL"\n',
         capture_output=True,
         text=True,
         cwd="/",
         timeout=60,
     )
     assert pasted.returncode == 0, pasted.stderr
-    assert pasted.stdout.count('"credential_type":"alpaca"') == 3
-    assert pasted.stdout.rstrip().endswith(running.url)
+    assert pasted.stderr == ""
+    answers = pasted.stdout.splitlines()
+    assert len(answers) == 4
+    assert all('"credential_type":"alpaca"' in each for each in answers[:3])
+    assert answers[3] == running.url
+
+
+def test_the_banner_says_where_the_servers_are_and_no_password(running: Launch) -> None:
+    noted = json.loads((running.folder / "stack.json").read_text())["environment"]
+    database = urlsplit(noted["DATABASE_URL"])
+    assert f"{database.hostname}:{database.port}{database.path}" in running.banner
+    assert noted["VAULT_ADDR"] in running.banner
+    assert database.password is not None
+    assert database.password not in running.banner
 
 
 def test_stopped_and_started_again_everything_is_still_there(tmp_path: Path) -> None:
@@ -213,12 +230,53 @@ def test_a_second_launch_in_the_same_folder_is_refused(running: Launch) -> None:
     assert all(is_alive(pid) for pid in running.servers())
 
 
+def test_a_second_launch_on_the_same_port_is_told_of_the_stack_not_of_the_port(running: Launch) -> None:
+    port = str(urlsplit(running.url).port)
+    refused = command("run", "--port", port, "--state-dir", str(running.folder))
+    assert refused.returncode == 2
+    assert "another stack is running" in refused.stderr
+    assert "make run STATE_DIR=" in refused.stderr
+
+
 def test_a_taken_port_is_said_before_anything_is_started(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        refused = command("run", "--port", str(taken.getsockname()[1]), "--state-dir", str(tmp_path / "state"))
+        port = taken.getsockname()[1]
+        refused = command("run", "--port", str(port), "--state-dir", str(tmp_path / "state"))
     assert refused.returncode == 2
-    assert "--port" in refused.stderr
+    assert f"port {port} is taken" in refused.stderr
+    assert "--port (make run PORT=" in refused.stderr
     assert not (tmp_path / "state").exists()
+
+
+def test_a_port_that_is_not_allowed_is_not_called_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which ports are allowed is the system's and the user's affair, so the refusal is played."""
+
+    def bind(_socket: socket.socket, _address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    with pytest.raises(ConfigurationError, match="port 80 is not allowed"):
+        launcher._bound(80)
+
+
+def test_a_state_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for arguments in (("run", "--port", "0"), ("env",), ("token", "--subject", "alice")):
+        refused = command(*arguments, "--state-dir", str(tmp_path / "link"))
+        assert refused.returncode == 2
+        assert "symbolic link" in refused.stderr
+    assert not list((tmp_path / "real").iterdir())
+
+
+def test_a_state_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").mkdir(mode=0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(ConfigurationError, match="another user"):
+        StateDir(tmp_path / "state").create()
+    with pytest.raises(ConfigurationError, match="another user"):
+        noted_environment(tmp_path / "state")
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o755
 
 
 def test_a_kept_port_that_is_taken_now_is_replaced(tmp_path: Path) -> None:
@@ -234,7 +292,7 @@ def test_a_kept_port_that_is_taken_now_is_replaced(tmp_path: Path) -> None:
 
 def test_all_that_is_kept_is_closed_to_other_users(running: Launch) -> None:
     assert stat.S_IMODE(running.folder.stat().st_mode) == 0o700
-    for name in ("init.json", "stack.json", "secret-id", "operator.token", "postgres.json", "runtime.password"):
+    for name in ("init.json", "stack.json", "secret-id", "operator.token", "minting.token", "postgres.json"):
         assert stat.S_IMODE((running.folder / name).stat().st_mode) == 0o600, name
 
 
@@ -263,6 +321,54 @@ def test_env_says_what_another_process_needs(running: Launch, tmp_path: Path) ->
     ).json()["data"]
     assert seen["policies"] == ["local-operator"]
     assert seen["orphan"]
+
+
+def test_env_tells_no_more_than_it_should(running: Launch) -> None:
+    printed = command("env", "--state-dir", str(running.folder)).stdout
+    kept = {name: json.loads((running.folder / name).read_text()) for name in ("init.json", "postgres.json")}
+    for secret in (
+        (running.folder / "minting.token").read_text(),
+        (running.folder / "secret-id").read_text(),
+        kept["init.json"]["root_token"],
+        kept["init.json"]["unseal_key"],
+        kept["postgres.json"]["superuser_password"],
+    ):
+        assert secret not in printed
+
+
+def test_another_stack_starts_in_a_shell_that_was_told_of_one(running: Launch, tmp_path: Path) -> None:
+    told = json.loads((running.folder / "stack.json").read_text())["environment"]
+    assert told["CREDENTIALS_LOCAL_STATE_DIR"] == str(running.folder)
+    folder = Path(os.path.relpath(tmp_path / "other"))
+    with launched(folder, told) as other:
+        noted = json.loads((folder / "stack.json").read_text())
+        assert noted["own"] == ["vault", "postgres"]
+        assert noted["environment"]["VAULT_ADDR"] != told["VAULT_ADDR"]
+        assert noted["environment"]["DATABASE_URL"] != told["DATABASE_URL"]
+        other.store(other.token())
+        said = other.stop()
+    assert f"everything is kept in {tmp_path / 'other'}" in said  # in full, however it was given
+
+
+async def test_the_owner_of_the_tables_reads_no_file_of_the_machine(running: Launch) -> None:
+    noted = json.loads((running.folder / "stack.json").read_text())["environment"]
+    connection = await asyncpg.connect(noted["CREDENTIALS_OWNER_DATABASE_URL"])
+    try:
+        assert await connection.fetchval("SELECT rolcreaterole AND NOT rolsuper FROM pg_roles WHERE rolname = user")
+        assert await connection.fetchval("SELECT tableowner = user FROM pg_tables WHERE tablename = 'credentials'")
+        for forbidden in (
+            "SELECT pg_read_file('/etc/passwd')",
+            "COPY credentials FROM PROGRAM 'true'",
+            "COPY credentials TO '/tmp/more'",
+            "GRANT pg_read_server_files TO credentials_owner",
+            "ALTER ROLE credentials_owner SUPERUSER",
+            "ALTER ROLE postgres PASSWORD 'x'",
+            "CREATE FUNCTION more() RETURNS int LANGUAGE c AS 'x'",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(forbidden)
+    finally:
+        await connection.close()
 
 
 async def test_the_runtimes_login_owns_nothing(running: Launch) -> None:
@@ -297,6 +403,83 @@ def test_env_and_token_say_when_nothing_runs(tmp_path: Path) -> None:
         refused = command(*arguments, "--state-dir", str(tmp_path))
         assert refused.returncode == 2
         assert "no stack is running" in refused.stderr
+
+
+def test_an_empty_subject_is_said_to_be_empty(running: Launch) -> None:
+    refused = command("token", "--state-dir", str(running.folder), "--subject", "")
+    assert refused.returncode == 2
+    assert "subject must not be empty" in refused.stderr.replace(":", "")
+
+
+def test_the_command_says_its_version() -> None:
+    assert re.fullmatch(r"vault-credentials \d+\.\d+\S*\n", command("--version").stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("run", ["CREDENTIALS_LOCAL_VAULT=path", "VAULT_ADDR", "DATABASE_URL"]),
+        ("reconcile", ["dry run", "DUE", "KEPT", "HELD BY A WRITER"]),
+    ],
+)
+def test_help_explains(name: str, words: list[str]) -> None:
+    shown = command(name, "-h", environment={"COLUMNS": "200"})
+    assert shown.returncode == 0
+    for each in words:
+        assert each in shown.stdout
+
+
+def test_reconcile_shows_names_as_they_are(stack: Stack) -> None:
+    path = "[bold]named[red]"
+    body = {"data": {"ciphertext": "x"}, "options": {"cas": 0}}
+    assert stack.vault("POST", f"credentials/data/{path}", body).is_success
+    try:
+        shown = command("reconcile", "--scan", environment={**stack.local.environment(), "COLUMNS": "200"})
+    finally:
+        stack.vault("DELETE", f"credentials/metadata/{path}")
+    assert shown.returncode == 0, shown.stderr
+    assert path in shown.stdout
+
+
+def test_the_admin_client_writes_no_session_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    for cacert in (None, certifi.where()):
+        VaultAdmin("https://127.0.0.1:1", "token", cacert=cacert).close()
+    assert not (tmp_path / "keys").exists()
+
+
+# --- make ----------------------------------------------------------------------------------------------------------
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def test_make_lint_runs_every_tool_and_fails_at_the_end(tmp_path: Path) -> None:
+    for name in ("ruff", "mypy", "lint-imports"):
+        tool = tmp_path / name
+        tool.write_text(f'#!/bin/sh\necho "{name} $1" >> {tmp_path}/ran\n[ "$1" != check ]\n')
+        tool.chmod(0o755)
+    made = subprocess.run(
+        ["make", "--old-file=.venv/.installed", "lint", f"BIN={tmp_path}"], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert made.returncode != 0
+    assert (tmp_path / "ran").read_text().splitlines() == ["ruff check", "ruff format", "mypy ", "lint-imports "]
+
+
+def test_make_help_names_the_default_backend() -> None:
+    helped = subprocess.run(["make", "help"], cwd=CHECKOUT, capture_output=True, text=True)
+    assert "default: auto" in helped.stdout
+
+
+def test_a_python_that_is_not_there_or_does_not_run_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken-python"
+    broken.write_text("#!/nowhere/at/all\n")
+    broken.chmod(0o755)
+    for python, why in (("/no/such/python", "is not there"), (str(broken), "does not run")):
+        refused = subprocess.run(
+            [str(CHECKOUT / "scripts/install")], env={**os.environ, "PYTHON": python}, capture_output=True, text=True
+        )
+        assert refused.returncode == 1
+        assert f"PYTHON={python} {why}" in refused.stderr
 
 
 # --- tokens --------------------------------------------------------------------------------------------------------
@@ -355,6 +538,10 @@ def test_given_servers_are_used_and_left_running(private_stack: Stack, tmp_path:
         assert other.installation_id == private_stack.installation_id
         assert other.oidc_issuer == private_stack.oidc_issuer
         assert not list((tmp_path / "other").glob("*.pid.json"))
+        # On a Vault that others may need too, the operator's token shuts nobody out.
+        asked = {"paths": ["sys/seal"]}
+        able = private_stack.vault("POST", "sys/capabilities-self", asked, token=other.operator_token).json()
+        assert able["sys/seal"] == ["deny"]
     assert private_stack.vault("GET", "sys/health").is_success
     assert private_stack.secret_id_file.read_text() == before
 

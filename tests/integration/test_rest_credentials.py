@@ -253,7 +253,10 @@ async def test_the_same_key_and_body_get_the_same_answer_and_store_once(
     key, body = str(uuid4()), new_body()
     first = await store_with(client, user.headers, key, body)
     reordered = dict(reversed(body.items()))
-    for again in (await store_with(client, user.headers, key, body), await store_with(client, user.headers, key, reordered)):
+    for again in (
+        await store_with(client, user.headers, key, body),
+        await store_with(client, user.headers, key, reordered),
+    ):
         assert (again.status_code, again.content) == (201, first.content)
         for name in ("location", "etag", "content-type"):
             assert again.headers[name] == first.headers[name]

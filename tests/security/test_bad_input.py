@@ -1,4 +1,4 @@
-"""Bad input of every form, sent over a real socket: a clear refusal that names the field, and no trace of what was sent.
+"""Bad input of every form, sent over a real socket: a refusal that names the field, and no trace of what was sent.
 
 Each request has a random secret in it. It is in no answer and in no line that any logger writes at DEBUG, and nothing
 is left of the request in either store.
@@ -36,6 +36,7 @@ GOOD: dict[str, Any] = {
 }
 STORE, PATCH, VALIDATE = "POST /v1/credentials", "PATCH /v1/credentials/ID", "POST /v1/credentials/validate"
 JSON = (("Content-Type", "application/json"),)
+FORM, KEY, ACTIVE = "application/x-www-form-urlencoded", "Idempotency-Key", b'{"is_active": true}'
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ FORMS: dict[str, Bad] = {
     "the type in capitals": Bad(422, "credential_type", body=body(credential_type="ALPACA")),
     "the type has NUL": Bad(422, "credential_type", body=body(credential_type="alpaca\0")),
     "the type is another transit key": Bad(422, "credential_type", body=body(credential_type="idempotency")),
-    "an id in the path that is no UUID": Bad(422, "credential_id", f"PATCH /v1/credentials/{SECRET}", b'{"is_active": true}'),
+    "an id in the path that is no UUID": Bad(422, "credential_id", f"PATCH /v1/credentials/{SECRET}", ACTIVE),
     "an id to delete that is no UUID": Bad(422, "credential_id", f"DELETE /v1/credentials/{SECRET}", headers=()),
     "an id to read that is no UUID": Bad(422, "credential_id", f"GET /v1/credentials/{SECRET}", headers=()),
     "an id with NUL": Bad(422, "credential_id", f"GET /v1/credentials/{SECRET}%00", headers=()),
@@ -167,7 +168,7 @@ FORMS: dict[str, Bad] = {
     "a huge body to validate": Bad(413, None, VALIDATE, body() + b" " * 20_000, chunked=True),
     # content type
     "no content type": Bad(415, None, body=body(), headers=()),
-    "a form": Bad(415, None, body=raw(f"api_key={SECRET}"), headers=(("Content-Type", "application/x-www-form-urlencoded"),)),
+    "a form": Bad(415, None, body=raw(f"api_key={SECRET}"), headers=(("Content-Type", FORM),)),
     "text": Bad(415, None, body=body(), headers=(("Content-Type", "text/plain"),)),
     "another charset": Bad(415, None, body=body(), headers=(("Content-Type", "application/json; charset=latin-1"),)),
     "two content types": Bad(415, None, body=body(), headers=(*JSON, ("Content-Type", "text/plain"))),
@@ -182,8 +183,8 @@ FORMS: dict[str, Bad] = {
     "a secret as an action": Bad(422, "action", f"GET /v1/events?action={SECRET}", headers=()),
     "a secret as an address": Bad(404, None, f"GET /{SECRET}", headers=()),
     "a secret as an address under v1": Bad(404, None, f"POST /v1/{SECRET}", body()),
-    "a secret as Idempotency-Key": Bad(422, "Idempotency-Key", body=body(), headers=with_header("Idempotency-Key", f"{SECRET} x")),
-    "a secret as If-Match": Bad(422, "If-Match", PATCH, b'{"is_active": true}', with_header("If-Match", SECRET)),
+    "a secret as Idempotency-Key": Bad(422, KEY, body=body(), headers=with_header(KEY, f"{SECRET} x")),
+    "a secret as If-Match": Bad(422, "If-Match", PATCH, ACTIVE, with_header("If-Match", SECRET)),
     "a secret as X-User-Id": Bad(403, None, body=body(), headers=with_header("X-User-Id", SECRET)),
     "a secret as X-Request-Id": Bad(422, "body", body=b"", headers=with_header("X-Request-Id", f"{SECRET}!")),
     "a secret as another header": Bad(422, "body", body=b"", headers=with_header("X-Api-Key", SECRET)),
@@ -245,7 +246,7 @@ def _parts(content: bytes) -> list[bytes]:
 async def answered(logged: list[str]) -> None:
     """Waits for the request's last log line, which comes after the answer."""
     async with asyncio.timeout(10):
-        while not any(line.startswith("service.access ") for line in list(logged)):
+        while not any(line.startswith("service.access ") for line in list(logged)):  # noqa: ASYNC110 - it runs in another thread
             await asyncio.sleep(0.002)
 
 

@@ -1,5 +1,6 @@
 """Who gets what answer on which route: one table, written out, every cell asked of the running application."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,27 +21,30 @@ from tests.written import Connection
 # auditor; the owner with X-User-Id naming themselves; the other user with X-User-Id naming the owner; no token.
 # Cells: the status; where it is a success, also whose the new credential is, or whether the owner's one is in the
 # answer (shown) or not (hidden).
-COLUMNS = "owner other for-owner for-other for-nobody operator auditor owner+header other+header no-token".split()
 TABLE = """
-POST   /v1/credentials                          201:owner  201:other   201:owner  201:other   422 403 403        403 403 401
-GET    /v1/credentials                          200:shown  200:hidden  200:shown  200:hidden  422 403 200:shown  403 403 401
-GET    /v1/credentials/{credential_id}          200:shown  404         200:shown  404         422 403 200:shown  403 403 401
-PATCH  /v1/credentials/{credential_id}          200:shown  404         200:shown  404         422 403 403        403 403 401
-DELETE /v1/credentials/{credential_id}          204:hidden 404         204:hidden 404         422 403 403        403 403 401
-POST   /v1/credentials/{credential_id}/rollback 200:shown  404         200:shown  404         422 403 403        403 403 401
-POST   /v1/credentials/validate                 200:hidden 200:hidden  200:hidden 200:hidden  422 403 403        403 403 401
-POST   /v1/credentials/{credential_id}/validate 200:hidden 404         200:hidden 404         422 403 403        403 403 401
-GET    /v1/credentials/{credential_id}/events   200:shown  404         200:shown  404         422 403 200:shown  403 403 401
-GET    /v1/events                               200:shown  200:hidden  200:shown  200:hidden  422 403 200:shown  403 403 401
-GET    /healthz                                 200:hidden 200:hidden  200:hidden 200:hidden  200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden
-GET    /readyz                                  200:hidden 200:hidden  200:hidden 200:hidden  200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden
-GET    /openapi.json                            200:hidden 200:hidden  200:hidden 200:hidden  200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden
-HEAD   /openapi.json                            200:hidden 200:hidden  200:hidden 200:hidden  200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden
-GET    /v1/credentials/validate                 405 405 405 405 405 405 405 405 405 405
-PATCH  /v1/credentials/validate                 405 405 405 405 405 405 405 405 405 405
-DELETE /v1/credentials/validate                 405 405 405 405 405 405 405 405 405 405
+route  path                                     owner      other      for-owner  for-other  for-nobody operator   auditor    owner+header other+header no-token
+POST   /v1/credentials                          201:owner  201:other  201:owner  201:other  422        403        403        403          403          401
+GET    /v1/credentials                          200:shown  200:hidden 200:shown  200:hidden 422        403        200:shown  403          403          401
+GET    /v1/credentials/{credential_id}          200:shown  404        200:shown  404        422        403        200:shown  403          403          401
+PATCH  /v1/credentials/{credential_id}          200:shown  404        200:shown  404        422        403        403        403          403          401
+DELETE /v1/credentials/{credential_id}          204:hidden 404        204:hidden 404        422        403        403        403          403          401
+POST   /v1/credentials/{credential_id}/rollback 200:shown  404        200:shown  404        422        403        403        403          403          401
+POST   /v1/credentials/validate                 200:hidden 200:hidden 200:hidden 200:hidden 422        403        403        403          403          401
+POST   /v1/credentials/{credential_id}/validate 200:hidden 404        200:hidden 404        422        403        403        403          403          401
+GET    /v1/credentials/{credential_id}/events   200:shown  404        200:shown  404        422        403        200:shown  403          403          401
+GET    /v1/events                               200:shown  200:hidden 200:shown  200:hidden 422        403        200:shown  403          403          401
+GET    /healthz                                 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
+HEAD   /healthz                                 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
+GET    /readyz                                  200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
+HEAD   /readyz                                  200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
+GET    /openapi.json                            200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
+HEAD   /openapi.json                            200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
+GET    /v1/credentials/validate                 405        405        405        405        405        405        405        405          405          405
+PATCH  /v1/credentials/validate                 405        405        405        405        405        405        405        405          405          405
+DELETE /v1/credentials/validate                 405        405        405        405        405        405        405        405          405          405
 """  # noqa: E501 - a table is read by its columns
-ROWS = {f"{method} {path}": cells for method, path, *cells in map(str.split, TABLE.strip().splitlines())}
+_, _, *COLUMNS = TABLE.strip().splitlines()[0].split()
+ROWS = {f"{method} {path}": cells for method, path, *cells in map(str.split, TABLE.strip().splitlines()[1:])}
 CELLS = [(route, column, cell) for route, cells in ROWS.items() for column, cell in zip(COLUMNS, cells, strict=True)]
 
 PROBLEMS = {
@@ -104,9 +108,7 @@ async def ask(rest: httpx.AsyncClient, route: str, headers: Headers, credential_
         "PATCH /v1/credentials/{credential_id}": keys,
         "POST /v1/credentials/validate": keys,
     }
-    return await rest.request(
-        method, path.format(credential_id=credential_id), json=bodies.get(route), headers=headers
-    )
+    return await rest.request(method, path.format(credential_id=credential_id), json=bodies.get(route), headers=headers)
 
 
 async def row_of(conn: Connection, credential_id: str) -> Any:
@@ -199,8 +201,23 @@ async def test_an_orchestrators_limits_hold_over_rest(
                 assert got == expected
 
 
-def _signed(issuer: OidcIssuer, claims: dict[str, Any]) -> str:
-    import json
+async def test_limits_hold_for_a_user_and_an_auditor_too(stack: Stack) -> None:
+    async with OidcIssuer() as issuer:
+        issuer.add_key("k1")
+        async with client_on(stack.settings(oidc_issuer=issuer.url, oidc_user_claim="sub")) as rest:
 
+            async def statuses(role: str, limits: Any) -> tuple[int, int]:
+                token = issuer.token("k1", sub=some_user(), roles=[role], credentials_limits=limits)
+                headers = {"Authorization": f"Bearer {token}"}
+                found = await rest.get("/v1/credentials", headers=headers)
+                return found.status_code, (await rest.get("/v1/events", headers=headers)).status_code
+
+            for role in ("user", "auditor"):
+                assert await statuses(role, {}) == (200, 200)
+                assert await statuses(role, {"actions": ["credentials:read"]}) == (200, 403)
+                assert await statuses(role, {"users": ["somebody"]}) == (403, 403)
+
+
+def _signed(issuer: OidcIssuer, claims: dict[str, Any]) -> str:
     _key, algorithm = issuer.private["k1"]
     return issuer.signed("k1", {"typ": "JWT", "alg": algorithm, "kid": "k1"}, json.dumps(claims).encode())

@@ -14,6 +14,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from service.localstack import identity_tokens
 from service.localstack.policies import VaultNames, runtime_policy
 from tests.support import Stack
 
@@ -207,21 +208,117 @@ def test_what_the_runtime_is_refused_is_there_to_be_refused(stack: Stack, path: 
             assert status != httpx.codes.FORBIDDEN, (method, where)
 
 
-def test_the_operator_token_of_the_local_stack_cannot_decrypt_or_take_keys_out(stack: Stack) -> None:
+OPERATOR_REFUSED: list[tuple[str, str, Any]] = [
+    # opening credentials, or taking the keys out
+    ("POST", f"transit/decrypt/{ALPACA}", {"ciphertext": "vault:v1:x", "context": CONTEXT}),
+    ("POST", f"transit/encrypt/{ALPACA}", SEALED),
+    ("POST", f"transit/rewrap/{ALPACA}", {"ciphertext": "vault:v1:x", "context": CONTEXT}),
+    ("POST", f"transit/datakey/plaintext/{ALPACA}", {"context": CONTEXT}),
+    ("GET", f"transit/export/encryption-key/{ALPACA}", None),
+    ("GET", f"transit/backup/{ALPACA}", None),
+    ("POST", f"transit/keys/{ALPACA}/config", {"exportable": True}),
+    ("POST", f"transit/keys/{ALPACA}/config", {"allow_plaintext_backup": True}),
+    ("POST", f"transit/keys/{ALPACA}/config", {"deletion_allowed": True}),
+    ("POST", "transit/keys/somebody-elses/rotate", {}),
+    ("POST", "transit/keys/somebody-elses/config", {"min_decryption_version": 1}),
+    # becoming the service, or somebody else
+    ("POST", "auth/approle/role/credentials-runtime", {"token_policies": ["root"]}),
+    ("POST", "auth/approle/role/credentials-runtime/secret-id", {}),
+    ("POST", "auth/approle/role/credentials-runtime/custom-secret-id", {"secret_id": "x"}),
+    ("LIST", "auth/approle/role/credentials-runtime/secret-id", None),
+    ("POST", "auth/approle/role/credentials-runtime/token-policies", {"token_policies": ["root"]}),
+    ("GET", "auth/approle/role/credentials-runtime/role-id", None),
+    ("POST", "auth/token/create", {}),
+    ("POST", "auth/token/create", {"policies": ["credentials-runtime"]}),
+    ("POST", "auth/token/create-orphan", {}),
+    ("POST", "auth/token/create/vault-credentials-subject", {"entity_alias": "vault-credentials-x"}),
+    ("POST", "identity/entity", {"name": "x", "policies": ["root"]}),
+    ("POST", "identity/entity/name/x", {"policies": ["root"]}),
+    ("POST", "identity/entity/name/vault-credentials-x", {"policies": ["credentials-runtime"]}),
+    ("POST", "identity/entity/name/vault-credentials-x", {"metadata": {"user": "x"}}),
+    ("POST", "identity/entity/id/x", {"policies": ["root"]}),
+    ("POST", "identity/entity/merge", {"from_entity_ids": ["x"], "to_entity_id": "y"}),
+    ("POST", "identity/entity-alias", {"name": "vault-credentials-x", "canonical_id": "x", "mount_accessor": "x"}),
+    ("POST", "identity/entity-alias/id/x", {"canonical_id": "x"}),
+    ("POST", "identity/group", {"name": "x", "policies": ["root"]}),
+    ("GET", "identity/oidc/token/vault-credentials-operator", None),
+    ("POST", "identity/oidc/role/vault-credentials-operator", {"template": "{{}}"}),
+    # more rights
+    ("PUT", "sys/policies/acl/credentials-runtime", {"policy": ""}),
+    ("PUT", "sys/policies/acl/local-operator", {"policy": 'path "*" { capabilities = ["sudo"] }'}),
+    ("POST", "sys/auth/more", {"type": "userpass"}),
+    ("POST", "sys/mounts/more", {"type": "kv"}),
+    ("DELETE", "sys/audit/file", None),
+    ("GET", "sys/raw/core/keyring", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "where", "body"), OPERATOR_REFUSED, ids=[f"{m}-{w}-{','.join(b or ())}" for m, w, b in OPERATOR_REFUSED]
+)
+def test_the_operator_token_of_the_local_stack_is_refused(stack: Stack, method: str, where: str, body: Any) -> None:
+    answer = stack.vault(method, where, body, token=stack.operator_token)
+    assert answer.status_code == httpx.codes.FORBIDDEN
+
+
+def test_the_operator_token_looks_around_and_rotates(stack: Stack) -> None:
     for method, where, body in (
-        ("POST", f"transit/decrypt/{ALPACA}", {"ciphertext": "vault:v1:x", "context": CONTEXT}),
-        ("GET", f"transit/export/encryption-key/{ALPACA}", None),
-        ("POST", f"transit/keys/{ALPACA}/config", {"exportable": True}),
-        ("POST", f"transit/keys/{ALPACA}/config", {"deletion_allowed": True}),
-        ("PUT", "sys/policies/acl/credentials-runtime", {"policy": ""}),
-        ("POST", "auth/token/create", {}),
+        ("GET", f"transit/keys/{ALPACA}", None),
+        ("POST", f"transit/keys/{POLYGON}/config", {"min_encryption_version": 0}),
+        ("GET", "auth/approle/role/credentials-runtime", None),
+        ("LIST", "credentials/metadata", None),
+        ("GET", "sys/policies/acl/credentials-runtime", None),
     ):
-        answer = stack.vault(method, where, body, token=stack.operator_token)
-        assert answer.status_code == httpx.codes.FORBIDDEN, (method, where)
-    assert stack.vault("GET", f"transit/keys/{ALPACA}", token=stack.operator_token).is_success
+        assert stack.vault(method, where, body, token=stack.operator_token).is_success, (method, where)
+    able = stack.vault(
+        "POST",
+        "sys/capabilities-self",
+        {"paths": [f"transit/keys/{ALPACA}/rotate", "sys/seal"]},
+        token=stack.operator_token,
+    ).json()
+    assert able[f"transit/keys/{ALPACA}/rotate"] == ["update"]
+    assert able["sys/seal"] == ["sudo", "update"]
 
 
-def test_the_operator_token_can_mint_but_a_subjects_login_can_do_nothing_else(stack: Stack) -> None:
+MINTING_REFUSED: list[tuple[str, str, Any]] = [
+    ("POST", "identity/entity/name/vault-credentials-x", {"policies": ["credentials-runtime"]}),
+    ("POST", "identity/entity/name/vault-credentials-x", {"metadata": {"user": "x"}, "policies": ["root"]}),
+    ("POST", "identity/entity/name/x", {"metadata": {"user": "x"}}),
+    ("POST", "identity/entity", {"name": "vault-credentials-x", "policies": ["root"]}),
+    ("POST", "identity/entity/id/x", {"metadata": {}}),
+    ("POST", "identity/entity-alias", {"name": "x", "canonical_id": "x", "mount_accessor": "{accessor}"}),
+    ("POST", "identity/entity-alias", {"name": "vault-credentials-x", "canonical_id": "x", "mount_accessor": "other"}),
+    ("POST", "identity/entity-alias", {"id": "x", "name": "vault-credentials-x", "canonical_id": "x"}),
+    ("POST", "auth/token/create", {}),
+    ("POST", "auth/token/create/vault-credentials-subject", {"entity_alias": "x"}),
+    ("POST", "auth/approle/role/credentials-runtime/secret-id", {}),
+    ("POST", f"transit/decrypt/{ALPACA}", {"ciphertext": "vault:v1:x", "context": CONTEXT}),
+    ("LIST", "credentials/metadata", None),
+    ("PUT", "sys/policies/acl/local-minting", {"policy": ""}),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "where", "body"), MINTING_REFUSED, ids=[f"{m}-{w}-{','.join(b or ())}" for m, w, b in MINTING_REFUSED]
+)
+def test_the_minting_token_is_refused(stack: Stack, method: str, where: str, body: Any) -> None:
+    accessor = stack.vault("GET", "sys/auth").json()["data"]["token/"]["accessor"]
+    if body and "mount_accessor" in body:
+        body = {**body, "mount_accessor": body["mount_accessor"].format(accessor=accessor)}
+    answer = stack.vault(method, where, body, token=stack.minting_token)
+    assert answer.status_code == httpx.codes.FORBIDDEN
+
+
+def test_the_minting_token_mints_for_each_role_and_makes_no_other_login(stack: Stack) -> None:
+    with stack.local.vault.admin() as admin, admin.with_token(stack.minting_token) as minting:
+        for role in identity_tokens.ROLES:
+            assert identity_tokens.mint(minting, role, f"minted {uuid4()}").count(".") == 2
+        for policy in ("root", "credentials-runtime", "local-operator"):
+            asked = {"entity_alias": "vault-credentials-x", "policies": [policy]}
+            assert not minting.raw("POST", "auth/token/create/vault-credentials-subject", asked).is_success
+
+
+def test_a_subjects_login_can_do_nothing_but_ask_for_its_token(stack: Stack) -> None:
     names = [each for each in stack.vault("LIST", "sys/policies/acl").json()["data"]["keys"] if "-mint-" in each]
     assert len(names) == 4
     for name in names:

@@ -47,7 +47,7 @@ class Part:
 
 
 def settings(**given: Any) -> Settings:
-    return Settings(database_url="postgresql://nowhere", vault_addr="http://nowhere", **given)
+    return Settings(database_url="postgresql://nowhere", vault_addr="https://nowhere", **given)
 
 
 @asynccontextmanager

@@ -1,5 +1,7 @@
 """What the authorisation dependencies make of a request's headers."""
 
+import hashlib
+
 import pytest
 
 from service.authz.policy import Identity, Role
@@ -108,18 +110,24 @@ async def test_the_access_carries_user_actor_and_request_id() -> None:
     part = Part()
     part.result = CredentialNotFound()
     async with client_of(part, IDENTITIES) as client:
-        await client.get(PATH, headers={"Authorization": "Bearer user-token", "X-Request-Id": "r-1"})
         on_behalf = {"Authorization": "Bearer orchestrator-token", "X-User-Id": "bøb".encode(), "X-Request-Id": "r-2"}
-        await client.get(PATH, headers=on_behalf)  # type: ignore[arg-type]  # bytes: the header is UTF-8
-        await client.get(PATH, headers={"Authorization": "Bearer auditor-token", "X-Request-Id": "r-3"})
+        answers = [
+            await client.get(PATH, headers={"Authorization": "Bearer user-token", "X-Request-Id": "r-1"}),
+            await client.get(PATH, headers=on_behalf),  # type: ignore[arg-type]  # bytes: the header is UTF-8
+            await client.get(PATH, headers={"Authorization": "Bearer auditor-token", "X-Request-Id": "r-3"}),
+        ]
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    assert not {"r-1", "r-2", "r-3"} & set(ids)
     assert [args[0] for _, args, _ in part.calls] == [
-        OwnerAccess(user_id="the-user", actor="user:the-user", request_id="r-1"),
-        OwnerAccess(user_id="bøb", actor="orchestrator:the-orchestrator", request_id="r-2"),
-        AuditAccess(actor="auditor:the-auditor", request_id="r-3"),
+        OwnerAccess(user_id="the-user", actor="user:the-user", request_id=ids[0]),
+        OwnerAccess(user_id="bøb", actor="orchestrator:the-orchestrator", request_id=ids[1]),
+        AuditAccess(actor="auditor:the-auditor", request_id=ids[2]),
     ]
 
 
-@pytest.mark.parametrize("name", [b"\xff\xfe", b"", b"a\x7fb"])
+@pytest.mark.parametrize(
+    "name", [b"\xff\xfe", b"", b"a\x7fb", b" bob", b"bob ", "b\u200bob".encode(), "o\u0308".encode()]
+)
 async def test_an_orchestrators_user_must_be_a_name(name: bytes) -> None:
     part = Part()
     async with client_of(part, IDENTITIES) as client:
@@ -128,6 +136,30 @@ async def test_an_orchestrators_user_must_be_a_name(name: bytes) -> None:
     assert answer.status_code == 422
     assert [error["field"] for error in answer.json()["errors"]] == ["X-User-Id"]
     assert part.calls == []
+
+
+async def test_a_denial_is_logged_without_a_name(caplog: pytest.LogCaptureFixture) -> None:
+    part = Part()
+    async with client_of(part, IDENTITIES) as client:
+        await client.get(PATH, headers={"Authorization": "Bearer operator-token"})
+        await client.post("/v1/credentials", headers={"Authorization": "Bearer auditor-token"})
+        await client.get(PATH, headers={"Authorization": "Bearer user-token", "X-User-Id": "bob"})
+    found = [vars(line) for line in caplog.records if line.name == "service.authz.dependencies"]
+    assert [(line["levelname"], line["msg"], line["roles"], line["permission"]) for line in found] == [
+        ("WARNING", "permission denied", ["operator"], "credentials:read"),
+        ("WARNING", "permission denied", ["auditor"], "credentials:store"),
+        ("WARNING", "permission denied", ["user"], "credentials:read"),
+    ]
+    assert found[0]["subject_sha256"] == hashlib.sha256(b"the-operator").hexdigest()[:12]
+    assert not any(name in repr(found) for name in ("the-operator", "the-auditor", "the-user", "bob"))
+
+
+async def test_what_is_allowed_is_logged_as_no_denial(caplog: pytest.LogCaptureFixture) -> None:
+    part = Part()
+    part.result = CredentialNotFound()
+    async with client_of(part, IDENTITIES) as client:
+        await client.get(PATH, headers={"Authorization": "Bearer user-token"})
+    assert "permission denied" not in caplog.text
 
 
 async def test_two_users_at_once_are_refused() -> None:

@@ -1,5 +1,6 @@
 """Logs: JSON, with the request's id, and without anything a caller or a driver said."""
 
+import dataclasses
 import io
 import json
 import logging
@@ -10,6 +11,8 @@ import pytest
 
 from service.authz.policy import Identity, Role
 from service.errors import CredentialNotFound
+from service.memory.plaintext import MASK, Plaintext
+from service.memory.revealed import reveal_ascii
 from service.observability import configure_logging, current_request_id
 from tests.support import canary
 from tests.unit.fake_runtime import USER, Part, client_of
@@ -40,7 +43,7 @@ async def test_an_answer_is_one_line_with_the_routes_template(log: io.StringIO) 
     part = Part()
     part.result = CredentialNotFound()
     async with client_of(part, IDENTITIES) as client:
-        await client.get(f"/v1/credentials/{ID}", headers={**USER, "X-Request-Id": "r-1"})
+        answer = await client.get(f"/v1/credentials/{ID}", headers={**USER, "X-Request-Id": "r-1"})
     (line,) = [line for line in lines(log) if line["logger"] == "service.access"]
     assert isinstance(line.pop("ms"), float)
     line.pop("at")
@@ -51,7 +54,8 @@ async def test_an_answer_is_one_line_with_the_routes_template(log: io.StringIO) 
         "method": "GET",
         "route": "/v1/credentials/{credential_id}",
         "status": 404,
-        "request_id": "r-1",
+        "request_id": answer.headers["x-request-id"],
+        "client_request_id": "r-1",
     }
 
 
@@ -67,25 +71,78 @@ async def test_nothing_of_a_request_is_logged(log: io.StringIO) -> None:
 
 
 @pytest.mark.parametrize("given", ["a", "A-b_c.9", "x" * 64])
-async def test_a_good_request_id_is_kept(given: str) -> None:
+async def test_a_good_request_id_is_noted_beside_ours(given: str, log: io.StringIO) -> None:
     async with client_of(Part()) as client:
         answer = await client.get("/healthz", headers={"X-Request-Id": given})
-    assert answer.headers.get_list("x-request-id") == [given]
+    (made,) = answer.headers.get_list("x-request-id")
+    (line,) = lines(log)
+    assert (line["request_id"], line["client_request_id"]) == (made, given)
+    assert len(made) == 32
+
+
+async def test_two_requests_never_have_one_id() -> None:
+    async with client_of(Part()) as client:
+        answers = [await client.get("/healthz", headers={"X-Request-Id": "f" * 32}) for _ in range(2)]
+    assert len({answer.headers["x-request-id"] for answer in answers} | {"f" * 32}) == 3
 
 
 @pytest.mark.parametrize("given", [b"", b"x" * 65, b"a b", b"a;b", b"\xff", b'"a"'])
-async def test_a_bad_request_id_is_replaced(given: bytes) -> None:
+async def test_a_bad_request_id_is_dropped(given: bytes, log: io.StringIO) -> None:
     async with client_of(Part()) as client:
         answer = await client.get("/healthz", headers=[(b"X-Request-Id", given)])
     (made,) = answer.headers.get_list("x-request-id")
     assert len(made) == 32
     assert made.encode() != given
+    assert "client_request_id" not in log.getvalue()
 
 
 async def test_outside_a_request_there_is_no_id() -> None:
     async with client_of(Part()) as client:
         await client.get("/healthz")
     assert current_request_id() is None
+
+
+@dataclasses.dataclass
+class Holder:
+    key: object
+
+
+def test_a_secret_is_stars_in_a_log_line_wherever_it_is(log: io.StringIO) -> None:
+    text = canary()
+    logger = logging.getLogger("somebody.else")
+    for secret in (reveal_ascii(memoryview(text.encode())), Plaintext.copy_of(text)):
+        extra = {
+            "plain": secret,
+            "dict": {"a": [{"b": secret}], secret if isinstance(secret, str) else "key": 1},
+            "tuple": (secret, (secret,)),
+            "set": {secret} if isinstance(secret, str) else frozenset(),
+            "held": Holder(secret),
+            "error": ValueError(text),
+        }
+        logger.warning("it is %s", secret, extra=extra)
+        logger.warning("it is %(key)s", {"key": secret})
+        logger.warning(secret)
+        logger.warning({"key": secret})
+    assert text not in log.getvalue()
+    for first, *others in (lines(log)[:4], lines(log)[4:]):
+        assert (first["message"], first["plain"], first["tuple"]) == (f"it is {MASK}", MASK, [MASK, [MASK]])
+        assert [line["message"] for line in others] == [f"it is {MASK}", MASK, ""]
+        assert others[-1]["key"] == MASK
+
+
+def test_masking_leaves_other_fields_and_the_record_as_they_are(log: io.StringIO) -> None:
+    record = logging.makeLogRecord({"msg": "%s of %d", "args": ("one", 2), "levelno": 20, "levelname": "INFO"})
+    record.kept = [1, None, "x"]
+    before = dict(vars(record))
+    logging.getLogger().handle(record)
+    assert (lines(log)[0]["message"], lines(log)[0]["kept"]) == ("one of 2", [1, None, "x"])
+    assert {name: vars(record)[name] for name in before} == before
+
+
+def test_uvicorns_coloured_messages_are_left_out(log: io.StringIO) -> None:
+    logging.getLogger("uvicorn.error").info("on %s", "port", extra={"color_message": "\x1b[1mon %s"})
+    assert [line["message"] for line in lines(log)] == ["on port"]
+    assert "color_message" not in log.getvalue()
 
 
 @pytest.mark.parametrize("logger", ["httpx", "aiohttp.access", "hvac.adapters", "asyncpg.pool", "asyncio"])

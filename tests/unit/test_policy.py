@@ -105,7 +105,7 @@ def test_an_auditors_access_is_never_an_owners() -> None:
         authorise_owner(caller(Role.AUDITOR), Permission.READ, None)
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "a\nb", "\x1b[2J", "\x85", "\udcff", "ü" * 257])
+@pytest.mark.parametrize("name", ["", "a\0b", "a\nb", "\x1b[2J", "\x85", "\udcff", "ü" * 257, " bob", "b\u200bob"])
 def test_an_orchestrator_cannot_act_for_a_name_that_is_none(name: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         authorise(caller(Role.ORCHESTRATOR), Permission.STORE, name)
@@ -138,13 +138,46 @@ def test_an_orchestrator_cannot_act_for_a_name_that_is_none(name: str) -> None:
         ({"user": ["bob"]}, "bob", Permission.READ, False),
     ],
 )
-def test_an_orchestrators_limits_hold(claim: object, user: str, permission: Permission, allowed: bool) -> None:
-    limited = caller(Role.ORCHESTRATOR, limits=Limits.parse(claim))
+def test_a_tokens_limits_hold_for_an_orchestrator_and_for_a_user(
+    claim: object, user: str, permission: Permission, allowed: bool
+) -> None:
+    limits = Limits.parse(claim)
+    for limited, header in (
+        (caller(Role.ORCHESTRATOR, limits=limits), user),
+        (Identity(subject=user, roles=frozenset({Role.USER}), limits=limits), None),
+    ):
+        if allowed:
+            authorise(limited, permission, header)
+        else:
+            with pytest.raises(PermissionDenied):
+                authorise(limited, permission, header)
+
+
+@pytest.mark.parametrize(
+    ("claim", "allowed"),
+    [
+        ({}, True),
+        ({"actions": ["credentials:read"]}, True),
+        ({"actions": ["credentials:events"]}, False),
+        ({"users": ["alice", "bob"]}, False),  # everybody's is more than theirs
+        ({"users": []}, False),
+        ({"users": ["alice"], "actions": ["credentials:read"]}, False),
+        (None, False),
+    ],
+)
+def test_a_tokens_limits_hold_for_an_auditor(claim: object, allowed: bool) -> None:
+    limited = caller(Role.AUDITOR, limits=Limits.parse(claim))
     if allowed:
-        authorise(limited, permission, user)
+        assert authorise(limited, Permission.READ, None) == AuditAccess(actor="auditor:alice")
     else:
         with pytest.raises(PermissionDenied):
-            authorise(limited, permission, user)
+            authorise(limited, Permission.READ, None)
+
+
+def test_a_limited_user_who_audits_too_gets_nothing_wider_instead() -> None:
+    both = caller(Role.USER, Role.AUDITOR, limits=Limits(users=frozenset({"bob"})))
+    with pytest.raises(PermissionDenied):
+        authorise(both, Permission.READ, None)
 
 
 _json = st.recursive(

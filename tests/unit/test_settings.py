@@ -43,7 +43,7 @@ def test_what_is_needed_is_enough() -> None:
 @pytest.mark.parametrize("name", sorted(NEEDED))
 def test_a_missing_setting_is_named(environment: pytest.MonkeyPatch, name: str) -> None:
     environment.delenv(name)
-    assert f"{name}: Field required" in refusal()
+    assert f"{name}: is not set" in refusal()
 
 
 def test_every_wrong_setting_is_named_at_once(environment: pytest.MonkeyPatch) -> None:
@@ -66,6 +66,9 @@ def test_every_wrong_setting_is_named_at_once(environment: pytest.MonkeyPatch) -
         ("CREDENTIALS_VAULT_SECRET_ID_WRAPPED", "{}"),
         ("CREDENTIALS_DATABASE_TIMEOUT", "{}"),
         ("CREDENTIALS_OIDC_ISSUER", "{}"),
+        ("CREDENTIALS_LOG_LEVEL", "{}"),
+        ("CREDENTIALS_ACTOR", "user:{}"),
+        ("VAULT_ADDR", "http://{}.test"),
         ("CREDENTIALS_OIDC_ALGORITHMS", "{}"),
         ("CREDENTIALS_OIDC_ALGORITHMS", '["HS256", "{}"]'),
         ("CREDENTIALS_OIDC_ROLE_NAMES", "{}"),
@@ -109,6 +112,68 @@ def test_no_algorithm_is_accepted_that_makes_a_public_key_a_secret_or_needs_no_k
 ) -> None:
     environment.setenv("CREDENTIALS_OIDC_ALGORITHMS", json.dumps(algorithms))
     assert "CREDENTIALS_OIDC_ALGORITHMS: " in refusal()
+
+
+ADDRESSES = ("VAULT_ADDR", "CREDENTIALS_OIDC_ISSUER", "ALPACA_BASE_URL", "POLYGON_BASE_URL")
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+@pytest.mark.parametrize(
+    "host", ["vault.test", "10.0.0.1:8200", "127.0.0.1.evil.test", "127.0.0.1@evil.test", "[2001:db8::1]", "128.0.0.1"]
+)
+def test_http_to_another_machine_is_refused_unless_it_is_allowed(
+    environment: pytest.MonkeyPatch, name: str, host: str
+) -> None:
+    environment.setenv(name, f"http://{host}")
+    message = refusal()
+    assert f"settings: {name}: must begin with https://" in message
+    assert "CREDENTIALS_ALLOW_PLAIN_HTTP=true" in message
+    environment.setenv("CREDENTIALS_ALLOW_PLAIN_HTTP", "true")
+    load_settings()
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+@pytest.mark.parametrize("host", ["localhost:8200", "127.0.0.1", "127.1.2.3:80", "[::1]:8200"])
+def test_http_to_this_machine_is_no_secret_on_a_wire(environment: pytest.MonkeyPatch, name: str, host: str) -> None:
+    environment.setenv(name, f"http://{host}")
+    load_settings()
+
+
+@pytest.mark.parametrize("address", ["https://", "http://", "https:///path", "http://[::1"])
+def test_an_address_has_a_host(environment: pytest.MonkeyPatch, address: str) -> None:
+    environment.setenv("VAULT_ADDR", address)
+    assert "settings: VAULT_ADDR: must name a host\n" in refusal()
+
+
+def test_a_refusal_has_no_words_of_the_validators(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("VAULT_ADDR", "ftp://x")
+    assert "Value error" not in refusal()
+
+
+@pytest.mark.parametrize(
+    ("actor", "problem"),
+    [
+        ("user:alice", "must not contain a colon"),
+        ("", "must not be empty"),
+        (" bot", "must not begin or end with white space"),
+        ("b\u200bot", "must not contain control characters, or others that do not show"),
+    ],
+)
+def test_the_actor_of_a_program_is_a_name(environment: pytest.MonkeyPatch, actor: str, problem: str) -> None:
+    environment.setenv("CREDENTIALS_ACTOR", actor)
+    assert f"settings: CREDENTIALS_ACTOR: {problem}\n" in refusal()
+
+
+@pytest.mark.parametrize("level", ["debug", "Info", "WARNING", "CRITICAL"])
+def test_a_log_level_is_taken_in_any_case(environment: pytest.MonkeyPatch, level: str) -> None:
+    environment.setenv("CREDENTIALS_LOG_LEVEL", level)
+    assert load_settings().log_level == level.upper()
+
+
+@pytest.mark.parametrize("level", ["", "LOUD", "NOTSET", "10"])
+def test_a_log_level_that_there_is_not_is_refused(environment: pytest.MonkeyPatch, level: str) -> None:
+    environment.setenv("CREDENTIALS_LOG_LEVEL", level)
+    assert "settings: CREDENTIALS_LOG_LEVEL: must be " in refusal()
 
 
 def test_asymmetric_algorithms_are_accepted(environment: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ CREATE INDEX credentials_with_previous ON credentials (previous_expires_at) WHER
 CREATE TABLE write_intents (
     id            uuid PRIMARY KEY,
     credential_id uuid NOT NULL,
-    kv_path       text NOT NULL,
+    kv_path       text NOT NULL CHECK (kv_path ~ '^[0-9a-f-]{36}/[0-9a-f-]{36}$'),
     kv_version    integer,
     started_at    timestamptz NOT NULL DEFAULT now(),
     due_at        timestamptz NOT NULL
@@ -129,13 +129,14 @@ $$;
 REVOKE EXECUTE ON FUNCTION ensure_event_partitions(integer) FROM PUBLIC;
 
 CREATE TABLE idempotency_keys (
-    actor         text NOT NULL,
-    user_id       text NOT NULL,
-    route         text NOT NULL,
-    key           text NOT NULL,
-    body_hmac     text NOT NULL, -- vault:v1:…, under a key that only Vault has
-    credential_id uuid NOT NULL,
-    expires_at    timestamptz NOT NULL,
+    actor           text NOT NULL,
+    user_id         text NOT NULL,
+    route           text NOT NULL,
+    key             text NOT NULL,
+    body_mac        bytea NOT NULL, -- an HMAC of the request's body, under a key that only Vault has
+    mac_key_version integer NOT NULL,
+    credential_id   uuid NOT NULL,
+    expires_at      timestamptz NOT NULL,
     PRIMARY KEY (actor, user_id, route, key)
 );
 CREATE INDEX idempotency_keys_by_expiry ON idempotency_keys (expires_at);
@@ -143,9 +144,15 @@ CREATE INDEX idempotency_keys_by_expiry ON idempotency_keys (expires_at);
 GRANT USAGE ON SCHEMA public TO credentials_runtime, credentials_rotator, credentials_auditor;
 
 GRANT SELECT ON installation, schema_migrations TO credentials_runtime, credentials_rotator, credentials_auditor;
-GRANT SELECT, INSERT, UPDATE, DELETE ON credentials, write_intents, idempotency_keys TO credentials_runtime;
+-- Whatever is written into a row of `credentials`, its ciphertext opens as what it was made for or not at all.
+GRANT SELECT, INSERT, UPDATE, DELETE ON credentials TO credentials_runtime;
+GRANT SELECT, INSERT, UPDATE (due_at), DELETE ON write_intents TO credentials_runtime;
+GRANT SELECT, INSERT, DELETE ON idempotency_keys TO credentials_runtime;
 GRANT SELECT, UPDATE (share_lock) ON key_floors TO credentials_runtime;
-GRANT INSERT ON credential_events TO credentials_runtime;
+-- Not `id` and `at`: whoever writes an event doesn't choose when it happened.
+GRANT INSERT (credential_id, user_id, account_id, acting_user, actor, action, outcome, reason, transit_key_version,
+              batch_id, request_id)
+    ON credential_events TO credentials_runtime, credentials_rotator;
 -- Reading events is the auditor's; the service does it under SET LOCAL ROLE (see NOINHERIT above).
 GRANT credentials_auditor TO credentials_runtime;
 
@@ -154,6 +161,5 @@ GRANT UPDATE (transit_key_version, kv_version, previous_kv_version, previous_tra
     ON credentials TO credentials_rotator;
 GRANT INSERT, DELETE ON write_intents TO credentials_rotator;
 GRANT UPDATE (min_version) ON key_floors TO credentials_rotator;
-GRANT INSERT ON credential_events TO credentials_rotator;
 
 GRANT SELECT ON credentials, credential_events, key_floors TO credentials_auditor;
