@@ -9,10 +9,10 @@ https://developer.hashicorp.com/vault/api-docs/secret/identity/tokens
 
 import hashlib
 import json
-import unicodedata
 
 from service.errors import InvalidInput
 from service.localstack.vault_admin import VaultAdmin
+from service.names import name_problem
 
 ROLES = ("user", "orchestrator", "operator", "auditor")
 AUDIENCE = "vault-credentials"
@@ -20,7 +20,6 @@ USER_CLAIM = "user"
 
 _KEY = "vault-credentials"
 _SUBJECT_ROLE = "vault-credentials-subject"
-_MAX_SUBJECT_BYTES = 512  # Vault's limit for a metadata value
 _TTL = "1h"
 
 
@@ -77,17 +76,13 @@ def mint(vault: VaultAdmin, role: str, subject: str) -> str:
     """A JWT for one hour: `user` is exactly `subject`, `roles` is `[role]`, `aud` is `vault-credentials`.
 
     Raises:
-        InvalidInput: no such role; or the subject is empty, too long (512 bytes) or has control characters.
+        InvalidInput: no such role; or the subject is no name that the service takes.
         VaultDenied, VaultRefused, VaultUnavailable: from Vault.
     """
     if role not in ROLES:
         raise InvalidInput("role", f"must be one of {', '.join(ROLES)}")
-    if not subject:
-        raise InvalidInput("subject", "must not be empty")
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in subject):
-        raise InvalidInput("subject", "must be text without control characters")
-    if len(subject.encode()) > _MAX_SUBJECT_BYTES:
-        raise InvalidInput("subject", f"must be at most {_MAX_SUBJECT_BYTES} bytes of UTF-8")
+    if (problem := name_problem(subject)) is not None:
+        raise InvalidInput("subject", problem)
     # The rights that all of this needs, and no more, are in local-minting.hcl.
     name = f"vault-credentials-{hashlib.sha256(subject.encode()).hexdigest()}"
     _ensure_entity(vault, name, subject)
