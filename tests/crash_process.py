@@ -1,6 +1,6 @@
 """A process that does one thing to a credential, and kills itself at a step of it, as a crash or the OOM killer would.
 
-SIGKILL: nothing is closed, caught or finished. Run by `test_crash_safety.py`, in a process of its own.
+SIGKILL: nothing is closed, caught or finished. Run by `test_invariant_6_crash_safety.py`, in a process of its own.
 """
 
 import asyncio

@@ -19,7 +19,7 @@ from service.errors import (
 )
 from service.memory.plaintext import Plaintext
 from service.memory.revealed import RevealedSecret, reveal_ascii, wipe_revealed
-from service.modules.derivation_context import derivation_context
+from service.modules.derivation_context import context_of
 from service.modules.input_checks import check_user_id, uuid_from
 from service.modules.ports import AccessLog, CallerConnection, Cipher, CiphertextStore
 from service.modules.records import Action, Credential, Event, OpenRequest, Outcome, OwnerAccess
@@ -161,14 +161,7 @@ class CredentialOpener:
         if seal.transit_key_version != reference.transit_key_version:
             # Opening doesn't need the row's, but the events tell it and retiring a version counts by it.
             raise CredentialUnreadable
-        context = derivation_context(
-            binding=reference.binding,
-            user_id=access.user_id,
-            account_id=credential.account_id,
-            credential_id=credential.id,
-            secret_version=reference.secret_version,
-            credential_type=credential.credential_type,
-        )
+        context = context_of(credential, reference, user_id=access.user_id)
         (plaintext,) = await self._cipher.decrypt(
             reference.transit_key, [(seal.ciphertext, context)], batch_id=batch_id
         )

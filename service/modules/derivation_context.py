@@ -3,6 +3,8 @@
 import hashlib
 from uuid import UUID
 
+from service.modules.records import Credential, TransitReference
+
 _FORMAT = b"vcred\x00\x01\x00"
 """Eight bytes; the last but one counts formats."""
 
@@ -35,4 +37,19 @@ def derivation_context(
             secret_version.to_bytes(8, "big"),
             hashlib.sha256(credential_type.encode("utf-8")).digest(),
         )
+    )
+
+
+def context_of(credential: Credential, reference: TransitReference, *, user_id: str) -> bytes:
+    """The context of one of a credential's secrets: the present one, or the previous one by another `reference`.
+
+    `user_id` is for the caller to say: the row's would bind the ciphertext to whatever is written there.
+    """
+    return derivation_context(
+        binding=reference.binding,
+        user_id=user_id,
+        account_id=credential.account_id,
+        credential_id=credential.id,
+        secret_version=reference.secret_version,
+        credential_type=credential.credential_type,
     )

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from service.errors import CasMismatch, ConcurrentUpdate, CredentialNotFound, CredentialsError, WriteInterrupted
 from service.memory.plaintext import Plaintext
-from service.modules.derivation_context import derivation_context
+from service.modules.derivation_context import context_of
 from service.modules.ports import Cipher, CiphertextStore, CredentialStore
 from service.modules.records import AuditAccess, Credential, WriteIntent
 
@@ -82,14 +82,7 @@ class SealedWriter:
 
     async def _seal(self, draft: Credential, pair: Plaintext, *, kv_version: int) -> tuple[Credential, str]:
         reference = draft.reference
-        context = derivation_context(
-            binding=reference.binding,
-            user_id=draft.user_id,
-            account_id=draft.account_id,
-            credential_id=draft.id,
-            secret_version=reference.secret_version,
-            credential_type=draft.credential_type,
-        )
+        context = context_of(draft, reference, user_id=draft.user_id)
         (seal,) = await self._cipher.encrypt(reference.transit_key, [(pair, context)])
         if isinstance(seal, Exception):
             raise seal
