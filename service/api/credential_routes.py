@@ -43,7 +43,7 @@ async def store_credential(
     response: Response,
 ) -> CredentialMetadata:
     """Stores a credential, encrypted by Vault. Safe to send again with the same `Idempotency-Key`."""
-    with _copied(body.api_key) as api_key, _copied(body.secret_key) as secret_key:
+    with copied(body.api_key) as api_key, copied(body.secret_key) as secret_key:
         new = NewCredential(body.account_id, body.credential_type, api_key, secret_key)
         credential = await runtime.writer.store(access, new, idempotency_key=idempotency_key)
     response.headers["Location"] = f"/v1/credentials/{credential.id}"
@@ -91,8 +91,8 @@ async def update_credential(
 ) -> CredentialMetadata:
     """Changes the keys, or enables or disables. The secret before is kept for a while, for a rollback."""
     with ExitStack() as stack:
-        api_key = stack.enter_context(_copied(body.api_key)) if body.api_key is not None else None
-        secret_key = stack.enter_context(_copied(body.secret_key)) if body.secret_key is not None else None
+        api_key = stack.enter_context(copied(body.api_key)) if body.api_key is not None else None
+        secret_key = stack.enter_context(copied(body.secret_key)) if body.secret_key is not None else None
         credential = await runtime.writer.update(
             access, credential_id, api_key=api_key, secret_key=secret_key, is_active=body.is_active, if_match=if_match
         )
@@ -128,7 +128,7 @@ async def roll_back_credential(
     return _shown(await runtime.writer.rollback(access, credential_id, if_match=if_match), response)
 
 
-def _copied(secret: SecretStr) -> Plaintext:
+def copied(secret: SecretStr) -> Plaintext:
     """The secret in memory that the `with` around it wipes."""
     return Plaintext.copy_of(secret.get_secret_value())
 

@@ -3,13 +3,12 @@
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
-from service.api.credential_routes import CredentialId
+from service.api.credential_routes import CredentialId, copied
 from service.api.error_responses import documented
 from service.api.json_body import ValidateBody, body_schema
 from service.api.query_parameters import NoQuery
 from service.api.runtime import ApiRuntime
 from service.authz.dependencies import MayValidate, MayValidateGiven
-from service.memory.plaintext import Plaintext
 from service.modules.records import ProviderVerdict
 from service.schemas.credential_schemas import ValidateCredentialRequest, ValidateCredentialResponse
 
@@ -25,10 +24,7 @@ async def validate_given_keys(
     access: MayValidateGiven, runtime: ApiRuntime, _query: NoQuery, body: ValidateBody
 ) -> ValidateCredentialResponse:
     """Tries Alpaca keys without storing them. A provider that can't be asked is an error, never "invalid"."""
-    with (
-        Plaintext.copy_of(body.api_key.get_secret_value()) as api_key,
-        Plaintext.copy_of(body.secret_key.get_secret_value()) as secret_key,
-    ):
+    with copied(body.api_key) as api_key, copied(body.secret_key) as secret_key:
         verdict = await runtime.validator.validate_given(access, api_key, secret_key)
     return _shown(verdict)
 
