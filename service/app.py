@@ -6,21 +6,23 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service.api import credential_routes, event_routes, health_routes, use_routes
+from service.api import credential_routes, event_routes, health_routes, metrics_route, use_routes
 from service.api.error_responses import UnexpectedErrors, install_error_responses
 from service.api.openapi_document import install_openapi
 from service.api.response_headers import NoStore
 from service.composition import Runtime
 from service.errors import ConfigurationError
+from service.memory.collector import CollectAfterSecrets
 from service.observability import RequestLog
 from service.settings import Settings, load_settings
 
 
-def create_app(settings: Settings | None = None, *, runtime: Runtime | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, *, runtime: Runtime | None = None, collect: bool = False) -> FastAPI:
     """The application. Nothing is opened, and no setting read, before its lifespan begins.
 
     With `runtime`, that one is used and stays the caller's to close; else one is opened from `settings` (default: the
-    environment's) and closed with the lifespan. Logging is the caller's to configure.
+    environment's) and closed with the lifespan. `collect`: this process is the service and nothing else, so its garbage
+    is collected often (see `Runtime.open`). Logging is the caller's to configure.
 
     Raises:
         ConfigurationError: `settings` name no token issuer. The environment's are looked at when the lifespan begins,
@@ -37,7 +39,7 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
             return
         used = settings or load_settings()
         _need_an_issuer(used)
-        async with Runtime.open(used, background=True) as opened:
+        async with Runtime.open(used, background=True, collect=collect) as opened:
             app.state.runtime = opened
             yield
 
@@ -63,11 +65,14 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
         },
     )
     # `/credentials/validate` has to be found before `/credentials/{credential_id}`'s routes are asked.
-    for routes in (use_routes, credential_routes, event_routes, health_routes):
-        app.include_router(routes.router)
+    # Not `include_router`, which would look for each request's route in one router after the other, twice.
+    for routes in (use_routes, credential_routes, event_routes, health_routes, metrics_route):
+        app.router.routes.extend(routes.router.routes)
+    metrics_route.install_metrics(app)
     install_error_responses(app)
     install_openapi(app)
     # The last one added is the outermost.
+    app.add_middleware(CollectAfterSecrets)
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(NoStore)
     app.add_middleware(RequestLog)

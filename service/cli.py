@@ -77,6 +77,9 @@ def run(
     the vault program on PATH, Docker, or one built from its Go module, once, which takes some minutes.
     CREDENTIALS_LOCAL_VAULT=path, =docker or =build allows that one way alone.
     """
+    from service.memory.hardening import harden
+
+    harden("run")
     _need_local_extra()
     from service.localstack.launcher import run as run_stack
 
@@ -85,7 +88,13 @@ def run(
 
 @app.command()
 def serve() -> None:
-    """Serves, with settings from the environment."""
+    """Serves, with settings from the environment.
+
+    It starts itself anew, once, with freed memory wiped, and refuses to serve where that could be had and was not.
+    """
+    from service.memory.hardening import harden, log_zeroing
+
+    zeroing = harden("serve")
     from service.app import create_app
     from service.observability import configure_logging
     from service.server import serve as serve_app
@@ -93,8 +102,38 @@ def serve() -> None:
 
     settings = load_settings()
     configure_logging(settings.log_level)
+    log_zeroing(zeroing)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly stop
-        serve_app(create_app(settings), host=settings.host, port=settings.port)
+        serve_app(create_app(settings, collect=True), host=settings.host, port=settings.port)
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def execute(
+    command: Annotated[list[str], typer.Argument(metavar="CMD ...", help="The program and its arguments.")],
+) -> None:
+    """Starts a program that embeds the library, with freed memory wiped: vault-credentials exec -- CMD ...
+
+    The program takes this command's place: its exit status, its signals and its process id are its own. What it starts
+    inherits the environment. The library in it collects garbage as the service does (CREDENTIALS_COLLECT_SECONDS).
+    """
+    from service.memory.hardening import execute as become
+
+    become(command)
+
+
+@app.command()
+def doctor() -> None:
+    """Says what is in force for a command started now, what is missing and how to get it; tries the connections.
+
+    What wipes freed memory, locked pages, core dumps; and, where DATABASE_URL and VAULT_ADDR are set, Vault, the
+    transit key, Postgres and whether these belong together. Exit status 1 if something is wrong.
+    """
+    from service.doctor import doctor as examine
+    from service.observability import configure_logging
+
+    configure_logging("WARNING")
+    if not examine():
+        raise typer.Exit(1)
 
 
 @app.command()

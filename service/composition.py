@@ -9,18 +9,24 @@ from typing import Generic, Self, TypeVar
 
 from service.authz.identity import TokenVerifier
 from service.errors import DatabaseNotReady
+from service.exception_location import exception_location
 from service.http_clients import issuer_client, provider_client, vault_client
+from service.memory.collector import Collector
+from service.memory.hardening import started_by_exec
+from service.modules.cipher_batches import CipherBatches
+from service.modules.ciphertext_cache import CacheLimits, CiphertextCache
+from service.modules.coalescer import BatchLimits, FairQueue
 from service.modules.credential_opener import CredentialOpener
 from service.modules.credential_reader import CredentialReader
 from service.modules.credential_validator import CredentialValidator
 from service.modules.credential_writer import CredentialWriter
 from service.modules.idempotency import Idempotency
+from service.modules.open_batches import OpenBatches
 from service.modules.readiness import Readiness, canary
 from service.modules.reconciliation import Reconciler
 from service.modules.sealed_write import SealedWriter
 from service.modules.usage import UsageRecorder
 from service.modules.vault_layout import VaultLayout
-from service.observability import exception_location
 from service.postgres.access_log import PostgresAccessLog
 from service.postgres.credential_store import PostgresCredentialStore
 from service.postgres.migrate import LATEST_VERSION
@@ -33,6 +39,7 @@ from service.vault.ciphertext_store import KvCiphertextStore
 from service.vault.client import VaultClient
 from service.vault.login import VaultSession
 from service.vault.transit import TransitCipher
+from service.vault.wire import Wire
 
 _log = logging.getLogger(__name__)
 
@@ -50,13 +57,17 @@ class Runtime:
     reconciler: Reconciler
     identity: TokenVerifier | None
     """Checks callers' tokens; None where no issuer is set (a library needs none)."""
+    collector: Collector | None = None
+    """Frees garbage that may hold secrets; None in a program that embeds the library and was not started by `exec`."""
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, *, background: bool = False) -> AsyncIterator[Self]:
+    async def open(cls, settings: Settings, *, background: bool = False, collect: bool = False) -> AsyncIterator[Self]:
         """Opens everything, and closes it when the block ends. Nothing is asked of Vault or Postgres until needed.
 
         `background`: also reconciles, every `reconcile_interval` seconds, as a service does and a library doesn't.
+        `collect`: also collects garbage every `collect_seconds`, with what there is now set aside, which concerns all
+        of the process; so does a program that `vault-credentials exec` started, without being asked.
 
         Raises:
             ConfigurationError: the settings can't be used.
@@ -67,7 +78,8 @@ class Runtime:
             vault = VaultClient(vault_http, session, namespace=settings.vault_namespace, retries=settings.vault_retries)
             database = await stack.enter_async_context(Database.open(settings))
             providers = Providers.configured(await stack.enter_async_context(provider_client(settings)), settings)
-            cipher = TransitCipher(vault, settings.transit_mount)
+            wire = await stack.enter_async_context(Wire.open(settings))
+            cipher = TransitCipher(vault, wire, settings.transit_mount)
             ciphertexts = KvCiphertextStore(vault, settings.kv_mount)
             layout = VaultLayout(
                 settings.transit_mount, settings.transit_key_prefix, settings.kv_mount, frozenset(providers)
@@ -76,8 +88,31 @@ class Runtime:
             log = PostgresAccessLog(database)
             usage = UsageRecorder(store)
             stack.push_async_callback(usage.close)
-            opener = CredentialOpener(log, ciphertexts, cipher, layout, usage)
-            sealed = SealedWriter(store, ciphertexts, cipher, intent_age_seconds=settings.intent_age_seconds)
+            limits = BatchLimits(
+                items=settings.batch_items, under_way=settings.batches_under_way, waiting=settings.max_waiting
+            )
+            ciphers = CipherBatches(cipher, limits)
+            stack.push_async_callback(ciphers.aclose)
+            cache = CiphertextCache(
+                ciphertexts,
+                CacheLimits(
+                    size=settings.ciphertext_cache_bytes,
+                    seconds=settings.ciphertext_cache_seconds,
+                    reads_at_once=settings.kv_reads_at_once,
+                    waiting=settings.max_waiting,
+                ),
+            )
+            stack.push_async_callback(cache.aclose)
+            batches = OpenBatches(log, cache, ciphers, layout, limits)
+            stack.push_async_callback(batches.aclose)
+            reader = CredentialReader(store, log, limits)
+            stack.push_async_callback(reader.aclose)
+            kv_writes = FairQueue(at_once=settings.kv_writes_at_once, waiting=settings.max_waiting, name="kv-writes")
+            stack.push_async_callback(kv_writes.aclose)
+            opener = CredentialOpener(log, batches, usage)
+            sealed = SealedWriter(
+                store, ciphertexts, ciphers, kv_writes, intent_age_seconds=settings.intent_age_seconds
+            )
             idempotency = Idempotency(store, cipher, transit_key=settings.idempotency_key_name)
             reconciler = Reconciler(PostgresReconciliationStore(database, settings), ciphertexts, sealed, layout)
             identity = None
@@ -86,18 +121,22 @@ class Runtime:
                 identity = TokenVerifier.from_settings(settings, issuer_http)
                 if identity is not None:
                     stack.push_async_callback(identity.aclose)
+            collector = Collector(settings.collect_seconds) if collect or started_by_exec() else None
             runtime = cls(
                 settings=settings,
-                reader=CredentialReader(store, log),
+                reader=reader,
                 opener=opener,
                 writer=CredentialWriter(store, log, ciphertexts, sealed, opener, idempotency, providers, layout),
                 validator=CredentialValidator(store, opener, providers),
                 readiness=_readiness(settings, vault, database, cipher, layout, reconciler),
                 reconciler=reconciler,
                 identity=identity,
+                collector=collector,
             )
             if background:
                 await stack.enter_async_context(_reconciling(reconciler, settings.reconcile_interval))
+            if collector is not None:
+                await stack.enter_async_context(collector.running())  # last: all that is open now is set aside
             yield runtime
 
 

@@ -6,6 +6,7 @@ message, so that whatever prints an exception prints no secret. The driver's own
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 
 class CredentialsError(Exception):
@@ -13,6 +14,17 @@ class CredentialsError(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+_Error = TypeVar("_Error", bound=CredentialsError)
+
+
+def again(error: _Error) -> _Error:
+    """The same error, for another caller: an instance that several raise would gather all their tracebacks."""
+    copied = type(error).__new__(type(error), *error.args)
+    copied.args = error.args
+    copied.__dict__.update(error.__dict__)
+    return copied
 
 
 class ConfigurationError(CredentialsError):
@@ -143,6 +155,13 @@ class TemporarilyUnavailable(CredentialsError):
         super().__init__(message)
         self.retry_after = retry_after
         """Seconds after which trying again may help, or None where nobody knows."""
+
+
+class Busy(TemporarilyUnavailable):
+    """More is waiting to be done than this process takes on; nothing was done. Try again."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message, retry_after=1.0)
 
 
 class VaultUnavailable(TemporarilyUnavailable):

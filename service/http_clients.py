@@ -1,4 +1,4 @@
-"""The one module that builds HTTP clients: for Vault, for the providers, for the token issuer.
+"""The one module that builds HTTP clients: for Vault (but `vault/wire.py`), for the providers, for the token issuer.
 
 All are `httpx.AsyncClient`s over aiohttp's connections, because httpx's own pool collapses under concurrency
 (measured with 64 callers of Vault: 87 requests/s, over aiohttp 1,900). What every one of them guarantees:
@@ -20,11 +20,12 @@ it raises: don't chain one to an error that leaves the caller's hands.
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import certifi
@@ -111,8 +112,13 @@ async def read_limited(response: httpx.Response, limit: int) -> bytes:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """The seconds that `Retry-After` (RFC 9110, 10.2.3) asks for, 0 to an hour; None where it says none."""
-    value = response.headers.get("retry-after", "").strip()
+    """The seconds that `Retry-After` asks for, as `retry_after_seconds` reads it."""
+    return retry_after_seconds(response.headers.get("retry-after", ""))
+
+
+def retry_after_seconds(value: str) -> float | None:
+    """What `Retry-After` (RFC 9110, 10.2.3) says, in seconds, 0 to an hour; None where it says nothing."""
+    value = value.strip()
     if re.fullmatch(r"[0-9]+", value):
         return MAX_RETRY_AFTER if len(value) > 6 else min(float(value), MAX_RETRY_AFTER)
     try:
@@ -194,22 +200,27 @@ class _Transport(AiohttpTransport):
         session._retry_connection = False
         return session
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_async_request(self, request: httpx.Request) -> Coroutine[Any, Any, httpx.Response]:
+        # Not a coroutine itself, as its frame would wait, or raise, with the request: whose `vars` show its headers.
         if self._server_name is not None:
             request.extensions = {**request.extensions, "sni_hostname": self._server_name}
-        failure: httpx.TransportError
-        try:
-            response = await super().handle_async_request(request)
-            response.stream = _Stream(response.stream)
-            return response
-        except (httpx.TransportError, aiohttp.ClientError, OSError, ValueError) as error:
-            failure = _translated(error)
-        # Raised out here, so that nothing is chained: aiohttp's errors can show the request's headers. Deleted,
-        # because an error and the frame that names it hold each other, and the request, until the collector comes.
-        try:
-            raise failure
-        finally:
-            del failure
+        return _translating(super().handle_async_request(request))
+
+
+async def _translating(answer: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
+    failure: httpx.TransportError
+    try:
+        response = await answer
+        response.stream = _Stream(response.stream)
+        return response
+    except (httpx.TransportError, aiohttp.ClientError, OSError, ValueError) as error:
+        failure = _translated(error)
+    # Raised out here, so that nothing is chained: aiohttp's errors can show the request's headers. Deleted, because an
+    # error and the frame that names it hold each other until the collector comes.
+    try:
+        raise failure
+    finally:
+        del failure
 
 
 class _Stream(httpx.AsyncByteStream):

@@ -16,6 +16,8 @@ def name_problem(value: object) -> str | None:
     """
     if not isinstance(value, str) or not value:
         return "must not be empty"
+    if value.isascii() and value.isprintable() and len(value) <= MAX_NAME_BYTES and " " not in (value[0], value[-1]):
+        return None  # all that follows holds of these, and it is on the way of every open
     try:
         length = len(value.encode("utf-8"))
     except UnicodeEncodeError:

@@ -85,6 +85,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._held = 0
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """What the application didn't read of a body, which may hold a secret, is let go of: uvicorn would keep it for
+        as long as the connection is idle."""
+        if self.cycle is not None and self.cycle.response_complete:  # else it is a pipelined request's, still to come
+            self.cycle.body = bytearray()
+        super().on_response_complete()
+
     def _is_between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
@@ -156,7 +163,8 @@ def bound(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # One of a name's addresses: `localhost` is 127.0.0.1, on whatever machine.
         family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # By its protocol's number asyncio knows TCP, and turns Nagle's delay off; without, an answer waits 40 ms.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)

@@ -26,6 +26,13 @@ class VaultLogin(StrEnum):
     TOKEN_FILE = "token_file"  # noqa: S105 - the name of a login method
 
 
+class ZeroingPolicy(StrEnum):
+    """What to do where freed memory could be wiped and isn't."""
+
+    REQUIRE = "require"
+    WARN = "warn"
+
+
 def _env(name: str) -> Any:
     """A setting whose variable doesn't begin with CREDENTIALS_, and which may also be passed by its field's name."""
     return AliasChoices(name, name.lower())
@@ -59,12 +66,35 @@ def _is_this_machine(host: str) -> bool:
         return False
 
 
+_CONFIG = SettingsConfigDict(
+    env_prefix="CREDENTIALS_", extra="ignore", hide_input_in_errors=True, frozen=True, populate_by_name=True
+)
+
+
+class ProcessSettings(BaseSettings):
+    """What is decided about the process itself, before anything else is."""
+
+    model_config = _CONFIG
+
+    zeroing: ZeroingPolicy = Field(
+        default=ZeroingPolicy.REQUIRE,
+        description="`require`: the service does not start where freed memory could be wiped and is not; or `warn`.",
+    )
+    zeroing_shim: Path | None = Field(
+        default=None, description="A zero_on_free.c that was compiled elsewhere. By default it is compiled here, once."
+    )
+    dumpable: bool = Field(
+        default=False, description="For tests alone: processes of the same user may read the service's memory."
+    )
+    collect_seconds: float = Field(
+        default=1.0, gt=0, le=60, description="How long garbage that refers to itself may hold a secret, at most."
+    )
+
+
 class ProviderSettings(BaseSettings):
     """What a process needs to ask the providers, which is all that `validate_alpaca_credentials` needs."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="CREDENTIALS_", extra="ignore", hide_input_in_errors=True, frozen=True, populate_by_name=True
-    )
+    model_config = _CONFIG
 
     # First: the addresses' checks look at it.
     allow_plain_http: bool = Field(
@@ -80,7 +110,7 @@ class ProviderSettings(BaseSettings):
         return http_url(value, allow_plain=info.data.get("allow_plain_http", False))
 
 
-class Settings(ProviderSettings):
+class Settings(ProviderSettings, ProcessSettings):
     """What a process needs to serve, or to open credentials as a library."""
 
     # Postgres, as the role of the runtime
@@ -118,6 +148,21 @@ class Settings(ProviderSettings):
     transit_key_prefix: str = "credentials-"
     kv_mount: str = "credentials"
 
+    # How much at once, in one process
+    batch_items: int = Field(
+        default=128, ge=1, le=1000, description="Opens or stores in one request to Vault, or reads in one statement."
+    )
+    batches_under_way: int = Field(
+        default=2, ge=1, le=64, description="Batches of opens, of reads, and of each key, at once."
+    )
+    max_waiting: int = Field(default=4096, ge=1, description="Calls that wait for each of these; more are refused.")
+    kv_reads_at_once: int = Field(default=32, ge=1, le=128, description="Ciphertexts read from KV at the same time.")
+    kv_writes_at_once: int = Field(default=16, ge=1, le=128, description="Stores and updates writing to KV at once.")
+    ciphertext_cache_bytes: int = Field(default=32_000_000, ge=0, description="Ciphertexts kept in memory; 0: none.")
+    ciphertext_cache_seconds: float = Field(
+        default=300.0, ge=0, description="After this a ciphertext is read again: one destroyed in KV stops opening."
+    )
+
     # Who may call: any OIDC issuer
     oidc_issuer: str | None = None
     oidc_audience: str = "vault-credentials"
@@ -133,6 +178,9 @@ class Settings(ProviderSettings):
     )
     oidc_leeway: float = Field(default=10.0, ge=0, le=300, description="Seconds of clock skew accepted.")
     oidc_cache_seconds: float = Field(default=300.0, gt=0, description="How long the issuer's keys count as fresh.")
+    oidc_tokens_remembered: int = Field(
+        default=4096, ge=0, description="Tokens whose signature is not checked anew with each request; 0: none."
+    )
     oidc_cacert: Path | None = None
 
     # The service
@@ -210,7 +258,12 @@ def load_provider_settings(**given: Any) -> ProviderSettings:
     return _load(ProviderSettings, given)
 
 
-_Loaded = TypeVar("_Loaded", bound=ProviderSettings)
+def load_process_settings(**given: Any) -> ProcessSettings:
+    """As `load_settings`, for what is decided about the process alone."""
+    return _load(ProcessSettings, given)
+
+
+_Loaded = TypeVar("_Loaded", bound=BaseSettings)
 
 
 def _load(kind: type[_Loaded], given: dict[str, Any]) -> _Loaded:
@@ -233,7 +286,7 @@ def _problem(kind: str, message: str) -> str:
     return "is not set" if kind == "missing" else message.removeprefix("Value error, ")
 
 
-def _variable(kind: type[ProviderSettings], field: str | None) -> str:
+def _variable(kind: type[BaseSettings], field: str | None) -> str:
     """The environment variable of a setting. (Pydantic gives a field's name, or the alias, which is the variable.)"""
     if field in kind.model_fields:
         return f"CREDENTIALS_{field.upper()}"

@@ -5,8 +5,8 @@ The real adapters are behind the hooks: what is not held or ended goes to a real
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -48,17 +48,24 @@ class HookedPort:
         return hooked
 
 
-@asynccontextmanager
-async def hooked_runtime(settings: Settings, hook: Hook) -> AsyncIterator[Runtime]:
-    """`Runtime.open`, with the hook around its ports."""
+@contextmanager
+def hooked_ports(hook: Hook) -> Iterator[None]:
+    """The hook around the ports of every runtime that is opened in the block."""
 
     def wrapping(name: str, adapter: Callable[..., object]) -> Callable[..., HookedPort]:
         return lambda *args: HookedPort(name, adapter(*args), hook)
 
+    with ExitStack() as patches:
+        for name, adapter in _PORTS.items():
+            patches.enter_context(patch.object(composition, adapter, wrapping(name, getattr(composition, adapter))))
+        yield
+
+
+@asynccontextmanager
+async def hooked_runtime(settings: Settings, hook: Hook) -> AsyncIterator[Runtime]:
+    """`Runtime.open`, with the hook around its ports."""
     async with AsyncExitStack() as stack:
-        with ExitStack() as patches:
-            for name, adapter in _PORTS.items():
-                patches.enter_context(patch.object(composition, adapter, wrapping(name, getattr(composition, adapter))))
+        with hooked_ports(hook):
             runtime = await stack.enter_async_context(Runtime.open(settings))
         yield runtime
 

@@ -94,7 +94,7 @@ def serving(settings: Settings) -> Iterator[str]:
     """The service behind a real socket, in a thread of its own; the block gets its URL."""
     from service.app import create_app
 
-    listener = socket.socket()
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     ready = threading.Event()
     server = Server(config(create_app(settings)), ready.set)

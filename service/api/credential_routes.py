@@ -4,8 +4,8 @@ from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import SecretStr
 
+from service.api.direct_route import DirectRoute
 from service.api.error_responses import documented
 from service.api.json_body import StoreBody, UpdateBody, body_schema
 from service.api.pagination import credential_cursor, cut_page
@@ -13,13 +13,17 @@ from service.api.preconditions import IdempotencyKey, IfMatch, set_etag
 from service.api.query_parameters import CredentialQuery, NoQuery, OnceEach
 from service.api.runtime import ApiRuntime
 from service.authz.dependencies import MayDelete, MayRead, MayRollBack, MayStore, MayUpdate
-from service.memory.plaintext import Plaintext
 from service.modules.credential_writer import NewCredential
 from service.modules.records import Credential, Cursor
 from service.schemas.credential_metadata import CredentialMetadata, CredentialPage
 from service.schemas.credential_schemas import StoreCredentialRequest, UpdateCredentialRequest
 
-router = APIRouter(prefix="/v1", tags=["credentials"], responses=documented(401, 403, 422, 500, 502, 503))
+router = APIRouter(
+    prefix="/v1",
+    tags=["credentials"],
+    responses=documented(401, 403, 422, 500, 502, 503),
+    route_class=DirectRoute,
+)
 
 CredentialId = Annotated[str, Path(description="The credential's id (a UUID).", json_schema_extra={"format": "uuid"})]
 
@@ -43,7 +47,7 @@ async def store_credential(
     response: Response,
 ) -> CredentialMetadata:
     """Stores a credential, encrypted by Vault. Safe to send again with the same `Idempotency-Key`."""
-    with copied(body.api_key) as api_key, copied(body.secret_key) as secret_key:
+    with body.api_key as api_key, body.secret_key as secret_key:
         new = NewCredential(body.account_id, body.credential_type, api_key, secret_key)
         credential = await runtime.writer.store(access, new, idempotency_key=idempotency_key)
     response.headers["Location"] = f"/v1/credentials/{credential.id}"
@@ -91,10 +95,16 @@ async def update_credential(
 ) -> CredentialMetadata:
     """Changes the keys, or enables or disables. The secret before is kept for a while, for a rollback."""
     with ExitStack() as stack:
-        api_key = stack.enter_context(copied(body.api_key)) if body.api_key is not None else None
-        secret_key = stack.enter_context(copied(body.secret_key)) if body.secret_key is not None else None
+        for key in (body.api_key, body.secret_key):
+            if key is not None:  # an empty Plaintext is false
+                stack.enter_context(key)
         credential = await runtime.writer.update(
-            access, credential_id, api_key=api_key, secret_key=secret_key, is_active=body.is_active, if_match=if_match
+            access,
+            credential_id,
+            api_key=body.api_key,
+            secret_key=body.secret_key,
+            is_active=body.is_active,
+            if_match=if_match,
         )
     return _shown(credential, response)
 
@@ -126,11 +136,6 @@ async def roll_back_credential(
 ) -> CredentialMetadata:
     """Makes the secret before the last update the present one again."""
     return _shown(await runtime.writer.rollback(access, credential_id, if_match=if_match), response)
-
-
-def copied(secret: SecretStr) -> Plaintext:
-    """The secret in memory that the `with` around it wipes."""
-    return Plaintext.copy_of(secret.get_secret_value())
 
 
 def _shown(credential: Credential, response: Response) -> CredentialMetadata:

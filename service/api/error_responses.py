@@ -21,7 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
 from service.api.validation_problems import problems_of
-from service.observability import current_request_id, exception_location
+from service.exception_location import exception_location
+from service.observability import current_request_id
 
 PROBLEM_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:vault-credentials:error:"
@@ -94,6 +95,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     errors.TemporarilyUnavailable: Answer(
         503, "temporarily-unavailable", "The service can't do this at the moment.", retry_after=5
     ),
+    errors.Busy: Answer(503, "busy", "The service has too much to do at the moment.", retry_after=1),
     errors.VaultUnavailable: Answer(503, "vault-unavailable", "Vault does not answer.", retry_after=5),
     errors.VaultSealed: Answer(503, "vault-sealed", "Vault is sealed.", retry_after=30),
     errors.VaultStandby: Answer(503, "vault-standby", "Vault has no active node at hand.", retry_after=5),

@@ -3,7 +3,8 @@
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
-from service.api.credential_routes import CredentialId, copied
+from service.api.credential_routes import CredentialId
+from service.api.direct_route import DirectRoute
 from service.api.error_responses import documented
 from service.api.json_body import ValidateBody, body_schema
 from service.api.query_parameters import NoQuery
@@ -12,7 +13,12 @@ from service.authz.dependencies import MayValidate, MayValidateGiven
 from service.modules.records import ProviderVerdict
 from service.schemas.credential_schemas import ValidateCredentialRequest, ValidateCredentialResponse
 
-router = APIRouter(prefix="/v1", tags=["use"], responses=documented(401, 403, 422, 500, 502, 503))
+router = APIRouter(
+    prefix="/v1",
+    tags=["use"],
+    responses=documented(401, 403, 422, 500, 502, 503),
+    route_class=DirectRoute,
+)
 
 
 @router.post(
@@ -24,7 +30,7 @@ async def validate_given_keys(
     access: MayValidateGiven, runtime: ApiRuntime, _query: NoQuery, body: ValidateBody
 ) -> ValidateCredentialResponse:
     """Tries Alpaca keys without storing them. A provider that can't be asked is an error, never "invalid"."""
-    with copied(body.api_key) as api_key, copied(body.secret_key) as secret_key:
+    with body.api_key as api_key, body.secret_key as secret_key:
         verdict = await runtime.validator.validate_given(access, api_key, secret_key)
     return _shown(verdict)
 

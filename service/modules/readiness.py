@@ -67,7 +67,7 @@ def canary(cipher: Cipher, transit_key: str) -> Callable[[], Awaitable[None]]:
             (seal,) = await cipher.encrypt(transit_key, [(plaintext, context)])
         if isinstance(seal, Exception):
             raise seal
-        (opened,) = await cipher.decrypt(transit_key, [(seal.ciphertext, context)], batch_id=uuid.uuid4())
+        (opened,) = await cipher.decrypt(transit_key, [(seal.ciphertext, context)], batch_ids=[uuid.uuid4()])
         if isinstance(opened, Exception):
             raise opened
         with opened:

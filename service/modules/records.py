@@ -128,6 +128,7 @@ class OpenRequest:
     action: Action = Action.OPEN
     credential_type: str | None = None  # None: any
     allow_inactive: bool = False
+    previous: bool = False  # the secret before the last update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,10 @@ from dataclasses import replace
 
 from service.errors import CasMismatch, ConcurrentUpdate, CredentialNotFound, CredentialsError, WriteInterrupted
 from service.memory.plaintext import Plaintext
+from service.modules.cipher_batches import CipherBatches
+from service.modules.coalescer import FairQueue
 from service.modules.derivation_context import context_of
-from service.modules.ports import Cipher, CiphertextStore, CredentialStore
+from service.modules.ports import CiphertextStore, CredentialStore
 from service.modules.records import AuditAccess, Credential, WriteIntent
 
 _log = logging.getLogger(__name__)
@@ -32,11 +34,18 @@ class SealedWriter:
     """
 
     def __init__(
-        self, store: CredentialStore, ciphertexts: CiphertextStore, cipher: Cipher, *, intent_age_seconds: float
+        self,
+        store: CredentialStore,
+        ciphertexts: CiphertextStore,
+        ciphers: CipherBatches,
+        kv_writes: FairQueue,
+        *,
+        intent_age_seconds: float,
     ) -> None:
         self._store = store
         self._ciphertexts = ciphertexts
-        self._cipher = cipher
+        self._ciphers = ciphers
+        self._kv_writes = kv_writes
         # Half of an intent's life: what hasn't been written by then never will be, so that reconciliation, which
         # takes the intent at the end of its life, finds either a written version or none to come.
         self._write_within = intent_age_seconds / 2
@@ -46,6 +55,7 @@ class SealedWriter:
 
         Raises:
             ConcurrentUpdate: somebody else's write won. WriteInterrupted: this one took too long.
+            Busy: too many writes are waiting; nothing was done.
             TemporarilyUnavailable: Vault or Postgres doesn't answer; the write may have happened only if it was the
                 commit itself that got no answer.
         """
@@ -58,17 +68,12 @@ class SealedWriter:
                 kv_path=sealed.reference.kv_path,
                 kv_version=sealed.reference.kv_version,
             )
-            started = time.monotonic()
-            await self._store.begin_write(intent)
-            if time.monotonic() - started > self._write_within:
-                raise WriteInterrupted
             try:
-                await self._ciphertexts.write(intent.kv_path, ciphertext, cas=newest)
+                await self._put(sealed, intent, ciphertext, cas=newest)
             except CasMismatch:
                 await self._store.abandon_write(intent)
                 newest = await self._ciphertexts.newest_version(intent.kv_path)
                 continue
-            await self.annotate(sealed)
             try:
                 committed = await commit(sealed, intent)
             except (ConcurrentUpdate, WriteInterrupted):
@@ -80,12 +85,24 @@ class SealedWriter:
             newest = await self._ciphertexts.newest_version(intent.kv_path)
         raise ConcurrentUpdate
 
+    async def _put(self, sealed: Credential, intent: WriteIntent, ciphertext: str, *, cas: int) -> None:
+        """Intent, ciphertext, annotation; side by side with other users' writes, but for so many at once."""
+
+        async def put() -> None:
+            started = time.monotonic()
+            await self._store.begin_write(intent)
+            if time.monotonic() - started > self._write_within:
+                raise WriteInterrupted
+            await self._ciphertexts.write(intent.kv_path, ciphertext, cas=cas)
+            await self.annotate(sealed)
+
+        # The intent is begun when the turn has come: time spent waiting is not of its life.
+        await self._kv_writes.run(put, group=sealed.user_id)
+
     async def _seal(self, draft: Credential, pair: Plaintext, *, kv_version: int) -> tuple[Credential, str]:
         reference = draft.reference
         context = context_of(draft, reference, user_id=draft.user_id)
-        (seal,) = await self._cipher.encrypt(reference.transit_key, [(pair, context)])
-        if isinstance(seal, Exception):
-            raise seal
+        seal = await self._ciphers.encrypt(reference.transit_key, pair, context, user_id=draft.user_id)
         sealed = replace(
             draft, reference=replace(reference, transit_key_version=seal.transit_key_version, kv_version=kv_version)
         )

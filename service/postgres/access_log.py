@@ -60,8 +60,9 @@ class PostgresAccessLog:
             rows = await self._database.fetch(SQL["authorise_opens"], *arguments)
         return [credential_from(row) if row["denial"] is None else _DENIALS[row["denial"]]() for row in rows]
 
-    async def record(self, event: Event) -> None:
-        await self._database.execute(SQL["record_event"], *event_arguments(event))
+    async def record(self, events: Sequence[Event]) -> None:
+        async with self._database.connection() as conn:
+            await conn.executemany(SQL["record_event"], [event_arguments(event) for event in events])
 
     async def record_denied(self, access: OwnerAccess, credential_id: UUID | None, action: Action) -> None:
         await self._database.execute(

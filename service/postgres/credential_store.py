@@ -49,6 +49,14 @@ class PostgresCredentialStore:
             raise CredentialNotFound
         return credential_from(row)
 
+    async def get_each(self, wanted: Sequence[tuple[ReadAccess, UUID]]) -> list[Credential | Exception]:
+        asked = [(credential_id, _owner(access)) for access, credential_id in wanted]
+        different = list(dict.fromkeys(asked))
+        ids, owners = zip(*different, strict=True)
+        rows = await self._database.fetch(SQL["get_credentials"], ids, owners)
+        found = {different[row["n"] - 1]: credential_from(row) for row in rows}
+        return [found[each] if each in found else CredentialNotFound() for each in asked]
+
     async def page(
         self, access: ReadAccess, wanted: CredentialFilter, after: Cursor | None, limit: int
     ) -> list[Credential]:

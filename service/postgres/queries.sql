@@ -26,7 +26,13 @@ WITH asked AS (
     FROM decided ORDER BY n
 )
 -- set_config: a caller's connection may have synchronous_commit off, and the record has to be durable.
-SELECT decided.*, (SELECT set_config('synchronous_commit', 'on', true)) FROM decided ORDER BY n;
+SELECT denial, id, user_id, account_id, credential_type, account_type, is_active, transit_mount, transit_key,
+       transit_key_version, binding, kv_mount, kv_path, kv_version, secret_version, previous_kv_version,
+       previous_secret_version, previous_transit_key_version, previous_expires_at, row_version, validation_state,
+       last_validated_at, last_used_at, created_at, updated_at
+FROM decided
+WHERE (SELECT set_config('synchronous_commit', 'on', true)) IS NOT NULL
+ORDER BY n;
 
 -- name: record_denied
 -- Something was refused before there was a grant. Whose credential it is, if there is one, only the event tells.
@@ -65,6 +71,12 @@ LIMIT $11;
 -- name: get_credential
 -- $2 null: any user's (auditors).
 SELECT * FROM public.credentials WHERE id = $1 AND ($2::text IS NULL OR user_id = $2);
+
+-- name: get_credentials
+-- Many reads at once: a row for each that finds one. A null owner: any user's (auditors).
+SELECT asked.n, c.*
+FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS asked (credential_id, owner, n)
+JOIN public.credentials c ON c.id = asked.credential_id AND (asked.owner IS NULL OR c.user_id = asked.owner);
 
 -- name: page_credentials
 SELECT * FROM public.credentials

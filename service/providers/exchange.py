@@ -7,7 +7,9 @@ kind, so that a provider's trouble is never taken for a bad key.
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +18,12 @@ import httpx
 from service.errors import InvalidInput, ProviderRefused, ProviderThrottled, ProviderUnavailable
 from service.http_clients import read_limited, retry_after
 from service.memory.plaintext import Plaintext
+from service.memory.zeroing import wipe_stack
 
 logger = logging.getLogger(__name__)
 
 _MAX_BODY = 65_536  # what is asked for takes about 2 kB
+_PRINTABLE = re.compile(rb"[\x20-\x7e]+")
 _SPOKEN_OF_KEYS = (200, 401, 403)
 
 
@@ -64,7 +68,7 @@ async def _exchange(
 ) -> Answer | ProviderUnavailable:
     try:
         async with asyncio.timeout(client.timeout.read):
-            async with client.stream("GET", url, headers=make_headers()) as response:
+            async with _streamed(client, url, make_headers) as response:
                 if response.status_code not in _SPOKEN_OF_KEYS:
                     return _failure(response)
                 return Answer(response.status_code, await read_limited(response, _MAX_BODY))
@@ -72,6 +76,26 @@ async def _exchange(
         return ProviderUnavailable("The provider did not answer in time.")
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError):
         return ProviderUnavailable()
+    finally:
+        # aiohttp composes a request's head in an array on the C stack, and returns without clearing it.
+        wipe_stack()
+
+
+@asynccontextmanager
+async def _streamed(
+    client: httpx.AsyncClient, url: str, make_headers: Callable[[], dict[str, str]]
+) -> AsyncIterator[httpx.Response]:
+    # The request is no local of a frame that waits: its `vars` show the headers, of which httpx masks only one.
+    response = await client.send(client.build_request("GET", url, headers=make_headers()), stream=True)
+    try:
+        yield response
+    finally:
+        try:
+            await response.aclose()
+        finally:
+            # httpx's response and its stream hold each other, and the request with its headers. Parted, all of it is
+            # freed at once, and so wiped, and not when the garbage collector comes by.
+            del response.stream
 
 
 def _failure(response: httpx.Response) -> ProviderUnavailable:
@@ -87,6 +111,7 @@ def header_text(key: Plaintext, field_name: str) -> str:
 
     Raises InvalidInput, which names the field and not the key.
     """
-    if not key or not all(0x20 <= byte <= 0x7E for byte in key.reveal()):
-        raise InvalidInput(field_name, "must be printable ASCII")
-    return key.reveal().decode("ascii")
+    with key.reveal() as value:
+        if value and _PRINTABLE.fullmatch(value):
+            return str(value, "ascii")
+    raise InvalidInput(field_name, "must be printable ASCII")

@@ -6,7 +6,7 @@ secret alive for the life of the process (https://docs.pydantic.dev/latest/api/c
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -25,7 +25,18 @@ Text = Annotated[str, BeforeValidator(_text)]
 
 
 class _SecretInput(BaseModel):
+    """Not to be pickled or copied: a `SecretStr` would go with it unmasked."""
+
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, cache_strings="none", frozen=True)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a request with secrets can't be pickled")
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError("a request with secrets can't be copied")
+
+    def __deepcopy__(self, _memo: object = None) -> NoReturn:
+        raise TypeError("a request with secrets can't be copied")
 
 
 class StoreCredentialRequest(_SecretInput):

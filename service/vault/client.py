@@ -5,9 +5,11 @@ its own adapters are synchronous, ours hands back a coroutine, which hvac's meth
 """
 
 import asyncio
+import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote
 
 import httpx
@@ -16,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from service.errors import (
     CasMismatch,
+    CredentialsError,
     VaultDenied,
     VaultRefused,
     VaultSealed,
@@ -30,18 +33,12 @@ _PATH = re.compile(r"[A-Za-z0-9._~=@+-]+(/[A-Za-z0-9._~=@+-]+)*/?")
 _HEALTH = {"standbyok": "true", "perfstandbyok": "true", "sealedcode": "200", "uninitcode": "200"}
 _WAIT_FOR_UNSEAL = 10.0
 _WAIT_FOR_FAULT = 2.0
+_FIRST_WAIT = 0.05
+_Answer = TypeVar("_Answer")
 
 
 class VaultNotFound(VaultRefused):
     """Nothing at this path. Stays within `vault/`: each caller knows what it means."""
-
-
-class BatchRefused(VaultRefused):
-    """Every item of a batch was refused. Stays within `vault/`; holds the items' own answers."""
-
-    def __init__(self, results: list[dict[str, Any]]) -> None:
-        super().__init__()
-        self.results = results
 
 
 class TokenSource(Protocol):
@@ -62,12 +59,10 @@ async def send(
 ) -> dict[str, Any]:
     """One request, once. Returns the answer's JSON, `{}` for an empty one.
 
-    Raises what the answer means. The exceptions hold nothing of the request or the answer (but BatchRefused, which is
-    caught next door): httpx's carry the request with its token, so they are not chained.
+    Raises what the answer means. The exceptions hold nothing of the request or the answer: httpx's carry the request
+    with its token, so they are not chained.
     """
-    if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
-        # Nothing here writes such a path: it came from a row, an intent or a name in KV that somebody made by hand.
-        raise VaultRefused("A path in Vault is not one that this service uses")
+    check_path(path)
     try:
         # httpx bounds each step; a server that sends a byte at a time would never end one.
         async with asyncio.timeout(http.timeout.read):
@@ -78,7 +73,14 @@ async def send(
         raise VaultUnavailable(retry_after=_WAIT_FOR_FAULT) from None
     if response.is_success:
         return _json(response) if response.content else {}
-    raise _meaning(response)
+    raise _meaning_of(response)
+
+
+def check_path(path: str) -> None:
+    """Refuses, as VaultRefused, what no path that is used here looks like."""
+    if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
+        # Nothing here writes such a path: it came from a row, an intent or a name in KV that somebody made by hand.
+        raise VaultRefused("A path in Vault is not one that this service uses")
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:
@@ -99,25 +101,32 @@ def data_of(answer: Mapping[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _meaning(response: httpx.Response) -> Exception:
-    """What a status means (https://developer.hashicorp.com/vault/api-docs#http-status-codes)."""
-    status = response.status_code
+def told_by(answer: Mapping[str, Any]) -> str:
+    """What Vault says is wrong, in its own words: for telling errors apart, never for showing."""
+    errors = answer.get("errors")
+    return " ".join(str(item) for item in errors) if isinstance(errors, list) else ""
+
+
+def _meaning_of(response: httpx.Response) -> CredentialsError:
+    told: str | None = None
+    with suppress(VaultUnavailable):
+        told = told_by(_json(response))
+    return meaning(response.status_code, retry_after(response), told)
+
+
+def meaning(status: int, after: float | None, told: str | None) -> CredentialsError:
+    """What an answer that is no success means (https://developer.hashicorp.com/vault/api-docs#http-status-codes).
+
+    `after`: the seconds that Retry-After asks for. `told`: what Vault says is wrong; None where the answer is no JSON
+    object, and so not Vault's.
+    """
     if status == 307:  # a standby that can't forward names the active node instead; no redirect is followed
         return VaultStandby(retry_after=_WAIT_FOR_FAULT)
     if status == 429:  # Vault's own quota, or the limit of a load balancer before it
-        return VaultThrottled(retry_after=retry_after(response) or 1.0)
-    try:
-        answer = _json(response)
-    except VaultUnavailable as not_vault:
-        if status < 500:
-            return not_vault
-        return VaultUnavailable(retry_after=retry_after(response) or _WAIT_FOR_FAULT)
-    errors, data = answer.get("errors"), answer.get("data")
-    told = " ".join(str(item) for item in errors) if isinstance(errors, list) else ""
-    results = data.get("batch_results") if isinstance(data, dict) else None
+        return VaultThrottled(retry_after=after or 1.0)
+    if told is None:
+        return VaultUnavailable(NOT_VAULT) if status < 500 else VaultUnavailable(retry_after=after or _WAIT_FOR_FAULT)
     match status:
-        case 400 if isinstance(results, list):
-            return BatchRefused(results)
         case 400 if "check-and-set" in told:
             return CasMismatch()
         case 400 | 405:
@@ -133,7 +142,7 @@ def _meaning(response: httpx.Response) -> Exception:
         case 500 if "not active" in told or "standby" in told:
             return VaultStandby(retry_after=_WAIT_FOR_FAULT)
         case _ if status >= 500 or status == 412:
-            return VaultUnavailable(retry_after=retry_after(response) or _WAIT_FOR_FAULT)
+            return VaultUnavailable(retry_after=after or _WAIT_FOR_FAULT)
         case _:
             return VaultRefused()
 
@@ -163,41 +172,46 @@ class VaultClient:
         repeatable: bool,
     ) -> dict[str, Any]:
         """A request under the service's token; `path` without `/v1/`. Raises as `send`."""
+        return await self.with_token(
+            lambda token: send(
+                self._http,
+                method,
+                path,
+                params=params,
+                json=json,
+                headers={**self._namespace, **(headers or {}), "X-Vault-Token": token},
+            ),
+            repeatable=repeatable,
+        )
 
-        async def attempt() -> dict[str, Any]:
+    async def with_token(self, ask: Callable[[str], Awaitable[_Answer]], *, repeatable: bool) -> _Answer:
+        """What `ask` returns for the service's token. It is called again with another token where Vault refuses this
+        one, and, if it is `repeatable`, after faults that pass by themselves.
+        """
+
+        async def attempt() -> _Answer:
             token = await self._session.token()
             try:
-                return await self._send(method, path, params, json, headers, token)
+                return await ask(token)
             except VaultDenied:
                 # An expired or revoked token answers 403 as a missing right does, and neither has done anything.
                 if not await self._session.replace(token):
                     raise
-            return await self._send(method, path, params, json, headers, await self._session.token())
+            return await ask(await self._session.token())
 
         return await (self._repeated(attempt) if repeatable else attempt())
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, Any] | None,
-        json: Mapping[str, Any] | None,
-        headers: Mapping[str, str] | None,
-        token: str,
-    ) -> dict[str, Any]:
-        return await send(
-            self._http,
-            method,
-            path,
-            params=params,
-            json=json,
-            headers={**self._namespace, **(headers or {}), "X-Vault-Token": token},
-        )
-
-    async def _repeated(self, attempt: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    async def _repeated(self, attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        # The first try is made here: nearly always it is the only one, and tenacity's work would be a fifth of it.
+        try:
+            return await attempt()
+        except VaultUnavailable as error:
+            if not self._retries or not _passes_by_itself(error):
+                raise
+        await asyncio.sleep(random.uniform(0, _FIRST_WAIT))  # noqa: S311 - not a secret
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(1 + self._retries),
-            wait=wait_random_exponential(multiplier=0.05, max=1),
+            stop=stop_after_attempt(self._retries),
+            wait=wait_random_exponential(multiplier=2 * _FIRST_WAIT, max=1),
             retry=retry_if_exception(_passes_by_itself),
             reraise=True,
         )

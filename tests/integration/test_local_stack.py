@@ -124,7 +124,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
     """One launch for the tests that only use it."""
     home = tmp_path_factory.mktemp("home")
     cache = str(platformdirs.user_cache_path())  # where Vault has been built already
-    with launched(tmp_path_factory.mktemp("launch") / "state", {"HOME": str(home), "XDG_CACHE_HOME": cache}) as launch:
+    # One test looks at what the process was started with, which is root's alone to see otherwise.
+    environment = {"HOME": str(home), "XDG_CACHE_HOME": cache, "CREDENTIALS_DUMPABLE": "true"}
+    with launched(tmp_path_factory.mktemp("launch") / "state", environment) as launch:
         yield launch
 
 

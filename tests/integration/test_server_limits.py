@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from service.errors import ConfigurationError
+from service.localstack import launcher
 from service.server import LimitedProtocol, Server, bound, config, serve
 
 OK = b"HTTP/1.1 200 OK"
@@ -209,6 +210,27 @@ def test_a_host_that_is_not_ours_is_said(host: str) -> None:
 def test_localhost_is_the_usual_loopback_address(host: str) -> None:
     with bound(host, 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("listener", [lambda: bound("127.0.0.1", 0), lambda: launcher._bound(0)], ids=["serve", "run"])
+async def test_what_connects_to_the_service_waits_for_no_acknowledgement(listener: Callable[[], socket.socket]) -> None:
+    """asyncio turns Nagle's delay off where it sees that a socket is TCP's; else an answer in two parts takes 40 ms."""
+    accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    class Noting(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            connection = transport.get_extra_info("socket")
+            accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            transport.close()
+
+    with listener() as listening_socket:
+        # As uvicorn does.
+        server = await asyncio.get_running_loop().create_server(Noting, sock=listening_socket)
+        async with server:
+            _, writer = await asyncio.open_connection(*listening_socket.getsockname())
+            async with asyncio.timeout(5):
+                assert await accepted
+            writer.close()
 
 
 def test_an_application_that_does_not_start_is_a_configuration_error() -> None:

@@ -35,6 +35,7 @@ from service.vault.ciphertext_store import KvCiphertextStore
 from service.vault.client import VaultClient
 from service.vault.login import VaultSession
 from service.vault.transit import TransitCipher
+from service.vault.wire import Wire
 from tests.doubles.scripted_server import (
     Answer,
     ScriptedServer,
@@ -82,9 +83,13 @@ class Adapters:
 
 @asynccontextmanager
 async def adapters(settings: Settings) -> AsyncIterator[Adapters]:
-    async with vault_client(settings) as http, VaultSession.open(http, settings) as session:
+    async with (
+        vault_client(settings) as http,
+        VaultSession.open(http, settings) as session,
+        Wire.open(settings) as wire,
+    ):
         client = VaultClient(http, session, namespace=settings.vault_namespace, retries=settings.vault_retries)
-        yield Adapters(client, TransitCipher(client, "transit"), KvCiphertextStore(client, "credentials"))
+        yield Adapters(client, TransitCipher(client, wire, "transit"), KvCiphertextStore(client, "credentials"))
 
 
 @pytest.fixture
@@ -172,7 +177,7 @@ async def test_json_that_is_not_vaults_never_looks_like_an_answer(
         vault.read,
         vault.write,
         vault.encrypt,
-        lambda: vault.cipher.decrypt("key", [(CIPHERTEXT, b"context")], batch_id=uuid4()),
+        lambda: vault.cipher.decrypt("key", [(CIPHERTEXT, b"context")], batch_ids=[uuid4()]),
         lambda: vault.cipher.hmac("key", b"digest"),
         lambda: vault.kv.live_versions("a/b"),
         lambda: vault.kv.newest_version("a/b"),

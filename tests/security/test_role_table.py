@@ -37,6 +37,8 @@ GET    /healthz                                 200:hidden 200:hidden 200:hidden
 HEAD   /healthz                                 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
 GET    /readyz                                  200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
 HEAD   /readyz                                  200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
+GET    /metrics                                 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
+HEAD   /metrics                                 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
 GET    /openapi.json                            200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
 HEAD   /openapi.json                            200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
 GET    /v1/credentials/validate                 405        405        405        405        405        405        405        405          405          405

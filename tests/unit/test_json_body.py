@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.json_body import validated
+from service.api.json_body import Members, validated
 from service.authz.policy import Identity, Role
 from service.errors import InvalidInput, NothingToRollBack
 from service.memory.plaintext import Plaintext
@@ -208,7 +208,7 @@ async def test_the_secrets_handed_to_the_domain_are_wiped_after_it_failed(part: 
 
 def test_the_refusal_keeps_no_reference_to_what_was_sent() -> None:
     with pytest.raises(InvalidInput) as refused:
-        validated(StoreCredentialRequest, {"api_key": SECRET, SECRET: SECRET})
+        validated(StoreCredentialRequest, Members({"api_key": SECRET, SECRET: SECRET}))
     assert refused.value.__cause__ is None
     assert refused.value.__context__ is None
     assert SECRET not in repr(vars(refused.value))
@@ -231,7 +231,7 @@ def test_any_object_is_either_the_schema_or_a_refusal_that_names_schema_fields(
     parsed: dict[str, Any], schema: type[StoreCredentialRequest] | type[UpdateCredentialRequest]
 ) -> None:
     try:
-        validated(schema, parsed)
+        validated(schema, Members(parsed))
     except InvalidInput as error:
         problems = getattr(error, "problems", ((error.field, error.problem),))
         assert {field for field, _ in problems} <= {*schema.model_fields, "body"}

@@ -1,10 +1,12 @@
 """Logs: JSON, with the request's id, and without anything a caller or a driver said."""
 
+import copy
 import dataclasses
 import io
 import json
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from service.authz.policy import Identity, Role
 from service.errors import CredentialNotFound
 from service.memory.plaintext import MASK, Plaintext
 from service.memory.revealed import reveal_ascii
-from service.observability import configure_logging, current_request_id
+from service.observability import _Answered, configure_logging, current_request_id
 from tests.support import canary
 from tests.unit.fake_runtime import USER, Part, client_of
 
@@ -57,6 +59,37 @@ async def test_an_answer_is_one_line_with_the_routes_template(log: io.StringIO) 
         "request_id": answer.headers["x-request-id"],
         "client_request_id": "r-1",
     }
+
+
+@pytest.mark.parametrize("given", [None, "r-1"])
+def test_the_line_of_an_answer_is_what_the_usual_way_would_write(given: str | None, log: io.StringIO) -> None:
+    scope: dict[str, Any] = {"method": "GET", "route": SimpleNamespace(path='/v1/"{odd}\\é\n')}
+    record = _Answered(scope, 200, 1.5, "f" * 32, given)
+    logging.getLogger().handle(record)
+    logging.getLogger().handle(logging.makeLogRecord(vars(record)))
+    ours, usual = lines(log)
+    assert ours == usual
+    assert ours["route"] == scope["route"].path
+
+
+async def test_an_answer_is_an_ordinary_record_to_other_handlers(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        async with client_of(Part()) as client:
+            answer = await client.get("/healthz", headers={"X-Request-Id": "r-1"})
+    (found,) = [each for each in caplog.records if each.name == "service.access"]
+    record = copy.copy(found)  # as a queue handler does
+    assert (record.getMessage(), record.levelname) == ("request", "INFO")
+    fields = vars(record)
+    assert (fields["method"], fields["route"], fields["status"]) == ("GET", "/healthz", 200)
+    assert (fields["request_id"], fields["client_request_id"]) == (answer.headers["x-request-id"], "r-1")
+    assert isinstance(fields["ms"], float)
+
+
+async def test_answers_are_not_logged_where_the_level_is_above_info(log: io.StringIO) -> None:
+    logging.getLogger().setLevel(logging.WARNING)
+    async with client_of(Part()) as client:
+        await client.get("/healthz")
+    assert log.getvalue() == ""
 
 
 async def test_nothing_of_a_request_is_logged(log: io.StringIO) -> None:

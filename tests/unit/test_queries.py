@@ -52,6 +52,16 @@ def test_each_name_has_one_statement() -> None:
         assert without_comments.count(";") == 1, name
 
 
+def test_no_statement_leaves_anything_on_its_connection() -> None:
+    """The pool's connections are not reset between uses. The migrations' one connection is closed, lock and all."""
+    lasting = re.compile(r"\A\s*SET\s(?!LOCAL\b)|LISTEN|DECLARE|TEMP|PREPARE|advisory")
+    leaving = {name for name, text in SQL.items() if lasting.search(re.sub(r"--.*$", "", text, flags=re.MULTILINE))}
+    assert leaving == {"hold_migration_lock"}
+    configs = re.findall(r"set_config\([^)]*\)", FILE.read_text())
+    assert configs
+    assert all(each.endswith(", true)") for each in configs)  # until the transaction's end
+
+
 def test_a_name_that_does_not_exist_fails_at_once() -> None:
     with pytest.raises(KeyError):
         SQL["no_such_statement"]

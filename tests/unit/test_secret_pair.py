@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 
 from service.errors import CiphertextRejected, InvalidInput
 from service.memory.plaintext import Plaintext
-from service.modules.secret_pair import MAX_KEY_LENGTH, check_key, copy_view, join_pair, split_pair
+from service.memory.revealed import RevealedSecret, reveal_at
+from service.modules import secret_pair
+from service.modules.secret_pair import (
+    MAX_KEY_LENGTH,
+    check_key,
+    copy_view,
+    join_pair,
+    reveal_pair,
+    split_pair,
+    wipe_pair,
+)
 from tests.support import canary
 
 PRINTABLE = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
@@ -50,10 +60,55 @@ def test_the_longest_key_is_accepted() -> None:
         check_key("api_key", held)
 
 
-@pytest.mark.parametrize("content", [b"", b"no separator", b"\nonly a secret", b"\n", b"api\nsecr\xc3\xa9t", b"\xff\n"])
+NO_PAIRS = [b"", b"no separator", b"\nonly a secret", b"\n", b"api\nsecr\xc3\xa9t", b"\xff\n", b"a\nb\nc", b"a\0\nb"]
+
+
+@pytest.mark.parametrize("content", NO_PAIRS)
 def test_what_is_no_pair_is_rejected(content: bytes) -> None:
     with Plaintext(bytearray(content)) as pair, pytest.raises(CiphertextRejected), split_pair(pair):
         pytest.fail("a pair was made of it")
+
+
+@given(KEYS, st.one_of(KEYS, st.just("")))
+def test_every_acceptable_pair_is_revealed_as_it_was_joined_and_wiped_for_every_holder(api: str, secret: str) -> None:
+    with Plaintext.copy_of(api) as api_key, Plaintext.copy_of(secret) as secret_key:
+        pair = join_pair(api_key, secret_key)
+    keys = kept = reveal_pair(pair)
+    pair.wipe()
+    assert keys == (api, secret)
+    wipe_pair(keys)
+    wipe_pair(keys)
+    assert kept == ("\0" * len(api), "\0" * len(secret))
+
+
+@pytest.mark.parametrize("content", NO_PAIRS)
+def test_what_is_no_pair_is_not_revealed(content: bytes) -> None:
+    with Plaintext(bytearray(content)) as pair, pytest.raises(CiphertextRejected) as refused:
+        reveal_pair(pair)
+    assert refused.value.__cause__ is None
+    assert content.decode("latin-1") not in str(refused.value) or not content.strip()
+
+
+def test_a_pair_of_which_half_was_revealed_when_it_failed_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[RevealedSecret] = []
+
+    def reveal_once(address: int, size: int) -> RevealedSecret:
+        if made:
+            raise MemoryError
+        made.append(reveal_at(address, size))
+        return made[0]
+
+    monkeypatch.setattr(secret_pair, "reveal_at", reveal_once)
+    with Plaintext.copy_of("api\nsecret") as pair, pytest.raises(MemoryError):
+        reveal_pair(pair)
+    assert made == ["\0\0\0"]
+
+
+def test_a_wiped_pair_reveals_nothing() -> None:
+    pair = Plaintext.copy_of("api\nsecret")
+    pair.wipe()
+    with pytest.raises(CiphertextRejected):
+        reveal_pair(pair)
 
 
 def test_the_two_keys_are_views_of_the_pairs_own_memory_so_wiping_the_pair_wipes_them() -> None:
@@ -80,6 +135,6 @@ def test_the_views_end_with_the_block() -> None:
 def test_a_copy_of_a_view_outlives_the_pair_and_is_the_callers_to_wipe() -> None:
     with Plaintext.copy_of("api\nsecret") as pair, split_pair(pair) as (first, _second):
         copied = copy_view(first)
-    assert copied.reveal() == b"api"
+    assert bytes(copied.reveal()) == b"api"
     assert not any(pair.reveal())
     copied.wipe()

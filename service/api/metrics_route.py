@@ -1,0 +1,72 @@
+"""What a Prometheus server may ask of this process. Without a token, and without anything worth hiding."""
+
+from collections.abc import Iterable
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector as MetricsSource
+
+from service.api.error_responses import documented
+from service.memory import secret_pages
+from service.memory.zeroing import Zeroing, in_force
+
+router = APIRouter(tags=["health"], responses=documented(500))
+
+
+class ProcessMetrics(MetricsSource):
+    """What is in force in this process, how often garbage was collected, and the memory for secrets.
+
+    Read when they are asked for; what is in force is found out once, at the first time.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._zeroing: Zeroing | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        """The present values."""
+        if self._zeroing is None:
+            self._zeroing = in_force()
+        yield InfoMetricFamily(
+            "credentials_zeroing",
+            "What wipes freed memory, and the other protections of the process.",
+            value={
+                "mode": self._zeroing.mode,
+                "pymalloc_off": _word(self._zeroing.pymalloc_off),
+                "bind_now": _word(self._zeroing.bind_now),
+                "dumpable": _word(self._zeroing.dumpable),
+            },
+        )
+        collector = getattr(getattr(self._app.state, "runtime", None), "collector", None)
+        if collector is not None:
+            yield CounterMetricFamily(
+                "credentials_garbage_collections", "Collections of garbage that may hold secrets.", collector.runs
+            )
+            yield CounterMetricFamily(
+                "credentials_garbage_collection_seconds", "The time they took.", collector.seconds
+            )
+        yield GaugeMetricFamily(
+            "credentials_secret_memory_bytes", "Memory mapped for secrets.", secret_pages.mapped_bytes()
+        )
+        yield GaugeMetricFamily(
+            "credentials_secret_memory_locked_bytes", "How much of it is kept out of swap.", secret_pages.locked_bytes()
+        )
+
+
+def install_metrics(app: FastAPI) -> None:
+    """Gives the application a registry of its own, as `app.state.metrics`: two in one process share nothing."""
+    app.state.metrics = CollectorRegistry()
+    app.state.metrics.register(ProcessMetrics(app))
+
+
+@router.head("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """The process's metrics, in Prometheus's text format."""
+    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"

@@ -1,0 +1,180 @@
+"""`vault-credentials doctor`: what holds for a command that is started now, what doesn't, and how to get it."""
+
+import asyncio
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from service.errors import ConfigurationError
+from service.memory.hardening import Prepared, prepared
+from service.memory.secret_pages import SecretBuffer
+from service.memory.zeroing import Zeroing
+from service.settings import load_process_settings, load_settings
+
+_PROBE = """
+import dataclasses, json, sys
+from service.memory.zeroing import in_force, set_dumpable
+set_dumpable(sys.argv[1] == "True")
+print(json.dumps(dataclasses.asdict(in_force())))
+"""
+_PROBE_SECONDS = 60
+_GET_A_COMPILER = "a C compiler, or pip install 'vault-credentials[zeroing]', gets the whole of it"
+
+
+class Verdict(StrEnum):
+    """What came of a check."""
+
+    OK = "ok"
+    WEAKER = "weaker"
+    """It is as good as this machine lets it be, and that is less than it could be elsewhere."""
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+
+def doctor() -> bool:
+    """Prints all findings, as a table to a terminal and as lines elsewhere. Whether nothing is wrong."""
+    findings = list(diagnose())
+    if sys.stdout.isatty():
+        table = Table("what", "", "detail")
+        for each in findings:
+            table.add_row(each.name, each.verdict.value, escape(each.detail))
+        Console().print(table)
+    else:
+        for each in findings:
+            print(f"{each.verdict.value:<7} {each.name}: {each.detail}")  # noqa: T201 - what the command is for
+    return all(each.verdict is not Verdict.WRONG for each in findings)
+
+
+def diagnose() -> Iterator[Finding]:
+    """Every finding, each found out by trying it: a Python is started with the environment a service would get."""
+    try:
+        dumpable = load_process_settings().dumpable
+        made = prepared(os.environ, by="doctor")
+    except ConfigurationError as error:
+        yield Finding("zeroing", Verdict.WRONG, str(error))
+    else:
+        zeroing = _tried(made, dumpable=dumpable)
+        if zeroing is None:
+            yield Finding("zeroing", Verdict.WRONG, "a Python with the environment it needs does not start")
+        else:
+            yield from _zeroing(zeroing, made)
+    yield _locked_pages()
+    yield _core_dumps()
+    yield from _connections()
+
+
+def _tried(made: Prepared, *, dumpable: bool) -> Zeroing | None:
+    try:
+        tried = subprocess.run(  # noqa: S603 - this Python, no shell
+            [sys.executable, "-c", _PROBE, str(dumpable)],
+            env=made.variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            check=True,
+        )
+        return Zeroing(**json.loads(tried.stdout))
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError):
+        return None
+
+
+def _zeroing(zeroing: Zeroing, made: Prepared) -> Iterator[Finding]:
+    if not zeroing.possible:
+        yield Finding(
+            "zeroing",
+            Verdict.WEAKER,
+            f"freed memory is not wiped: {made.shim.problem} (this is {zeroing.libc}). "
+            "Our own buffers and the yielded strings are",
+        )
+    elif zeroing.mode == "shim":
+        yield Finding("zeroing", Verdict.OK, f"all freed memory is wiped, by {made.shim.path}")
+    elif zeroing.mode == "tunables":
+        yield Finding(
+            "zeroing",
+            Verdict.WEAKER,
+            "freed memory is wiped by glibc's tunables, but for up to the last 8 bytes of a chunk: "
+            f"{made.shim.problem}; {_GET_A_COMPILER}",
+        )
+    else:
+        yield Finding(
+            "zeroing",
+            Verdict.WRONG,
+            f"freed memory is not wiped: {made.shim.problem or 'the loader ignored LD_PRELOAD (ld.so(8), AT_SECURE)'}",
+        )
+    if zeroing.mode != "none":
+        yield _holds(
+            "small Python objects",
+            zeroing.pymalloc_off,
+            "are freed by malloc, so wiped like the rest",
+            "are not wiped: PYTHONMALLOC=malloc did not take (python -E and -I ignore it)",
+        )
+    if zeroing.possible:
+        yield _holds(
+            "linker",
+            zeroing.bind_now,
+            "binds everything at start",
+            "binds at first calls: LD_BIND_NOW=1 did not take",
+        )
+        yield _holds(
+            "other processes",
+            not zeroing.dumpable,
+            "of the same user may not read the service's memory (root may)",
+            "of the same user may read the service's memory: CREDENTIALS_DUMPABLE is for tests alone",
+        )
+
+
+def _holds(name: str, holds: bool, yes: str, no: str) -> Finding:
+    return Finding(name, Verdict.OK if holds else Verdict.WRONG, yes if holds else no)
+
+
+def _locked_pages() -> Finding:
+    soft, _hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    limit = "no limit" if soft == resource.RLIM_INFINITY else f"up to {soft // 1024} kB: ulimit -l"
+    with SecretBuffer(1) as buffer:
+        if buffer.is_locked:
+            return Finding("swap", Verdict.OK, f"pages with secrets can be locked into memory ({limit})")
+    return Finding("swap", Verdict.WEAKER, f"pages with secrets cannot be locked, so they may be swapped out ({limit})")
+
+
+def _core_dumps() -> Finding:
+    soft, _hard = resource.getrlimit(resource.RLIMIT_CORE)
+    detail = "the service allows none for itself"
+    if soft == 0:
+        return Finding("core dumps", Verdict.OK, f"{detail}, and this shell allows none to a program under `exec`")
+    return Finding("core dumps", Verdict.WEAKER, f"{detail}, but a program under `exec` may write one: ulimit -c 0")
+
+
+def _connections() -> Iterator[Finding]:
+    if not (os.environ.get("DATABASE_URL") or os.environ.get("VAULT_ADDR")):
+        yield Finding("settings", Verdict.OK, "DATABASE_URL and VAULT_ADDR are not set, so no connection was tried")
+        return
+    from service.composition import Runtime  # here: it is the whole of the service
+
+    async def checks() -> list[Finding]:
+        async with Runtime.open(load_settings()) as runtime:
+            return [
+                Finding(each.name, Verdict.OK if each.ok else Verdict.WRONG, each.detail)
+                for each in await runtime.readiness.check()
+            ]
+
+    try:
+        yield from asyncio.run(checks())
+    except ConfigurationError as error:
+        yield Finding("settings", Verdict.WRONG, str(error).removeprefix("settings: "))

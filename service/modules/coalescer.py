@@ -1,0 +1,245 @@
+"""Gathers calls that are made at the same time into batches, as a DataLoader does: one statement or request for many.
+
+What waits while batches are under way becomes the next batch, so a lone call waits for nothing, and the more there is
+to do, the less each costs (https://github.com/graphql/dataloader#batching is where the idea is from; the difference is
+that no caller's result is kept).
+"""
+
+import asyncio
+import contextvars
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+from service.errors import Busy, CredentialsError, again
+from service.exception_location import exception_location
+
+_log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """How much is done at once, and how much may wait."""
+
+    items: int
+    """Calls in one batch."""
+    under_way: int
+    """Batches at the same time."""
+    waiting: int
+    """Calls that are in no batch yet."""
+    size: int = 1_000_000
+    """The sum of the calls' sizes in one batch; a call that is larger alone is a batch of its own."""
+
+
+class _Call(Generic[Item, Result]):
+    __slots__ = ("future", "item", "size")
+
+    def __init__(self, item: Item, size: int, future: "asyncio.Future[Result]") -> None:
+        self.item = item
+        self.size = size
+        self.future = future
+
+
+class Coalescer(Generic[Item, Result]):
+    """Runs `run` on lists of items, and hands each caller its own result, or its own error.
+
+    Guarantees, within one event loop: a batch takes one call of each group in turn, so the many calls of one group
+    don't hold up the one of another; where too much waits, it is the group with most calls that is told `Busy`, the
+    newest of them first; a caller that gives up harms no other. Does not: repeat anything, nor keep the calls' order
+    between groups.
+
+    `run` gets one to `limits.items` items and returns as many results, in order; an exception in a place is for that
+    caller alone, and one that it raises is for all (each gets an instance of its own). `discard` is called with a
+    result whose caller has gone.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]],
+        limits: BatchLimits,
+        *,
+        discard: Callable[[Result], None] = lambda _result: None,
+        name: str = "coalescer",
+    ) -> None:
+        self._run = run
+        self._limits = limits
+        self._discard = discard
+        self._name = name
+        self._groups: dict[str, list[_Call[Item, Result]]] = {}
+        self._turns: deque[str] = deque()
+        self._waiting = 0
+        self._batches: set[asyncio.Task[None]] = set()
+        self._is_starting = False
+        self._is_closed = False
+        # A batch belongs to no caller: it must not log under the request id of whoever came first.
+        self._context = contextvars.Context()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that are in no batch yet."""
+        return self._waiting
+
+    @property
+    def under_way(self) -> int:
+        """Batches at this moment."""
+        return len(self._batches)
+
+    async def call(self, item: Item, *, group: str, size: int = 0) -> Result:
+        """The item's result.
+
+        Raises:
+            Busy: too much is waiting. Else what `run` raised, or returned in the item's place.
+        """
+        if self._is_closed:
+            raise Busy("The service is stopping")
+        if self._waiting >= self._limits.waiting:
+            self._make_room(group)
+        loop = asyncio.get_running_loop()
+        call = _Call[Item, Result](item, size, loop.create_future())
+        calls = self._groups.get(group)
+        if calls is None:
+            self._groups[group] = [call]
+            self._turns.append(group)
+        else:
+            calls.append(call)
+        self._waiting += 1
+        if not self._is_starting:
+            self._start(loop)
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            self._abandon(group, call)
+            raise
+
+    async def aclose(self) -> None:
+        """Ends the batches under way and tells those who wait that the service is stopping."""
+        self._is_closed = True
+        for calls in self._groups.values():
+            for call in calls:
+                _fail(call, Busy("The service is stopping"))
+        self._groups.clear()
+        self._turns.clear()
+        self._waiting = 0
+        batches = list(self._batches)
+        for batch in batches:
+            batch.cancel()
+        for batch in batches:
+            with suppress(asyncio.CancelledError):
+                await batch
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Has a batch begin in the next turn of the loop, if one may: what others ask in this turn comes along."""
+        if self._waiting and len(self._batches) < self._limits.under_way:
+            self._is_starting = True
+            batch = loop.create_task(self._work(loop), name=self._name, context=self._context)
+            self._batches.add(batch)
+            batch.add_done_callback(self._ended, context=self._context)
+
+    def _ended(self, batch: "asyncio.Task[None]") -> None:
+        # A task's callbacks are called after those of the futures it has set, and so after the callers have had
+        # their results: what they ask next is waiting already.
+        self._batches.discard(batch)
+        if not self._is_starting and not self._is_closed:
+            self._start(batch.get_loop())
+
+    def _next(self) -> list[_Call[Item, Result]]:
+        """One call of each group in turn, as many as a batch may have."""
+        batch: list[_Call[Item, Result]] = []
+        size = 0
+        while self._turns and len(batch) < self._limits.items:
+            group = self._turns[0]
+            calls = self._groups[group]
+            size += calls[0].size
+            if batch and size > self._limits.size:
+                break
+            self._turns.popleft()
+            batch.append(calls.pop(0))
+            if calls:
+                self._turns.append(group)
+            else:
+                del self._groups[group]
+        self._waiting -= len(batch)
+        return batch
+
+    async def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_starting = False
+        batch = self._next()
+        self._start(loop)
+        if not batch:
+            return  # whoever waited has given up
+        try:
+            results = await self._run([call.item for call in batch])
+            for call, result in zip(batch, results, strict=True):
+                if isinstance(result, Exception):
+                    _fail(call, result)
+                elif call.future.done():
+                    self._discard(result)
+                else:
+                    call.future.set_result(result)
+        except asyncio.CancelledError:
+            for call in batch:
+                _fail(call, Busy("The service is stopping"))
+            raise
+        except CredentialsError as error:
+            for call in batch:
+                _fail(call, again(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, callers are waiting
+            _log.error("a batch failed", extra={"batch": self._name, "exception": exception_location(error)})
+            for call in batch:
+                _fail(call, CredentialsError())
+
+    def _abandon(self, group: str, call: _Call[Item, Result]) -> None:
+        """The caller has gone: its call is taken out, or its result given back."""
+        if call.future.cancelled():
+            calls = self._groups.get(group)
+            if calls is not None and call in calls:
+                calls.remove(call)
+                self._waiting -= 1
+                if not calls:
+                    del self._groups[group]
+                    self._turns.remove(group)
+        elif call.future.done() and call.future.exception() is None:
+            self._discard(call.future.result())
+
+    def _make_room(self, group: str) -> None:
+        """Takes a call from the group that has most waiting, for a group that has fewer. Raises Busy if none does."""
+        longest = max(self._groups, key=lambda each: len(self._groups[each]))
+        if len(self._groups[longest]) <= len(self._groups.get(group, ())) + 1:
+            raise Busy
+        call = self._groups[longest].pop()
+        self._waiting -= 1
+        _fail(call, Busy())
+
+
+def _fail(call: _Call[Item, Result], error: Exception) -> None:
+    if not call.future.done():
+        call.future.set_exception(error)
+
+
+class FairQueue:
+    """Lets so many run at once, and the others wait: a semaphore with `Coalescer`'s bounds and fairness.
+
+    Does not: stop what has begun when its caller gives up.
+    """
+
+    def __init__(self, *, at_once: int, waiting: int, name: str) -> None:
+        limits = BatchLimits(items=1, under_way=at_once, waiting=waiting)
+        self._calls = Coalescer[Callable[[], Awaitable[object]], object](_run_one, limits, name=name)
+
+    async def run(self, work: Callable[[], Awaitable[Result]], *, group: str) -> Result:
+        """What `work` returns. Raises what it raises, or Busy."""
+        return cast(Result, await self._calls.call(work, group=group))
+
+    async def aclose(self) -> None:
+        """As `Coalescer.aclose`."""
+        await self._calls.aclose()
+
+
+async def _run_one(works: list[Callable[[], Awaitable[object]]]) -> list[object]:
+    return [await works[0]()]
