@@ -1,0 +1,106 @@
+"""Protections, taken away: what each is for shows by what is found without it. Of use to nobody but these tests."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+def _wiping_revealed_strings() -> None:
+    from service.modules import credential_opener
+
+    vars(credential_opener)["wipe_revealed"] = _nothing
+
+
+def _wiping_plaintext() -> None:
+    from service.memory import secret_pages
+
+    def give_back(slot: secret_pages.Slot) -> None:
+        slot._class.viewed.append(slot)
+
+    vars(secret_pages)["Slot"].give_back = give_back
+
+
+def _wiping_the_wires_buffer() -> None:
+    from service.vault import wire_connection
+    from service.vault.wire_connection import WireConnection
+
+    def forget(self: WireConnection) -> None:
+        self._used = 0
+
+    vars(wire_connection)["WireConnection"].forget = forget
+
+
+def _cleansing_tls_records() -> None:
+    from service import http_clients
+
+    vars(http_clients)["_SSL_OP_CLEANSE_PLAINTEXT"] = 0
+
+
+def _asyncios_own_loop() -> None:
+    import uvloop
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def _collecting_garbage() -> None:
+    import gc
+
+    from service.memory.collector import Collector
+
+    gc.disable()
+    Collector.collect = _nothing  # type: ignore[method-assign]
+
+
+def _clearing_the_stack() -> None:
+    from service.memory import zeroing
+
+    vars(zeroing)["_wipe_stack"] = None
+
+
+def _parting_response_and_stream() -> None:
+    import httpx
+
+    httpx.Response.__delattr__ = _nothing  # type: ignore[method-assign]
+
+
+def _keeping_strings_out_of_pydantics_cache() -> None:
+    from service.schemas import credential_schemas as schemas
+
+    for model in (
+        schemas.StoreCredentialRequest,
+        schemas.UpdateCredentialRequest,
+        schemas.ValidateCredentialRequest,
+    ):
+        model.model_config["cache_strings"] = "all"
+        model.model_rebuild(force=True)
+
+
+def _wiping_the_requests_body() -> None:
+    from service.api import json_body
+
+    vars(json_body)["wipe"] = _nothing
+
+
+PATCHES: dict[str, Callable[[], None]] = {
+    "wiping revealed strings": _wiping_revealed_strings,
+    "wiping plaintext": _wiping_plaintext,
+    "wiping the wire's buffer": _wiping_the_wires_buffer,
+    "SSL_OP_CLEANSE_PLAINTEXT": _cleansing_tls_records,
+    "asyncio's own loop": _asyncios_own_loop,
+    "collecting garbage": _collecting_garbage,
+    "clearing the stack": _clearing_the_stack,
+    "parting response and stream": _parting_response_and_stream,
+    "cache_strings='none'": _keeping_strings_out_of_pydantics_cache,
+    "wiping the request's body": _wiping_the_requests_body,
+}
+"""By name, what takes it out of this process. Before anything that it protects is imported by name elsewhere."""
+
+
+def take_away(names: list[str]) -> None:
+    """Takes these protections out of this process."""
+    for name in names:
+        PATCHES[name]()
