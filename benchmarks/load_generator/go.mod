@@ -1,0 +1,3 @@
+module vault-credentials/load-generator
+
+go 1.22
