@@ -102,9 +102,10 @@ def serve() -> None:
 
     settings = load_settings()
     configure_logging(settings.log_level)
-    log_zeroing(zeroing)
+    application = create_app(settings, collect=True)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly stop
-        serve_app(create_app(settings, collect=True), host=settings.host, port=settings.port)
+        # Logged when it listens, so that a start that fails says why it failed, and nothing else.
+        serve_app(application, host=settings.host, port=settings.port, when_ready=lambda: log_zeroing(zeroing))
 
 
 @app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
