@@ -58,14 +58,14 @@ class Ledger:
 
     def lines(self) -> Iterator[str]:
         """A table."""
-        yield f"{'arm':<34} {'what':<44} {'processes':>9} {'lengths':>8} {'8-byte windows found':>21}"
+        yield f"{'arm':<46} {'what':<60} {'processes':>9} {'lengths':>8} {'8-byte windows found':>21}"
         for (arm, what), line in self._lines.items():
             lengths, windows = (
                 f"{min(each)}" if min(each) == max(each) else f"{min(each)}-{max(each)}"
                 for each in (line.lengths, line.windows)
             )
             where = f"  {', '.join(sorted(line.where))}" if line.where else ""
-            yield f"{arm:<34} {what:<44} {len(line.processes):>9} {lengths:>8} {windows:>21}{where}"
+            yield f"{arm:<46} {what:<60} {len(line.processes):>9} {lengths:>8} {windows:>21}{where}"
 
 
 _ledger = Ledger()

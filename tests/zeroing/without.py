@@ -9,10 +9,16 @@ def _nothing(*_: Any, **__: Any) -> None:
     return None
 
 
-def _wiping_revealed_strings() -> None:
-    from service.modules import credential_opener
+def _replace(of: object, name: str, value: object) -> None:
+    """Says so where there is nothing of this name any more, and so nothing that was taken away."""
+    assert hasattr(of, name), f"{of} has no {name}"
+    setattr(of, name, value)
 
-    vars(credential_opener)["wipe_revealed"] = _nothing
+
+def _wiping_revealed_strings() -> None:
+    from service.modules import secret_pair
+
+    _replace(secret_pair, "wipe_revealed", _nothing)
 
 
 def _wiping_plaintext() -> None:
@@ -21,7 +27,7 @@ def _wiping_plaintext() -> None:
     def give_back(slot: secret_pages.Slot) -> None:
         slot._class.viewed.append(slot)
 
-    vars(secret_pages)["Slot"].give_back = give_back
+    _replace(secret_pages.Slot, "give_back", give_back)
 
 
 def _wiping_the_wires_buffer() -> None:
@@ -31,13 +37,13 @@ def _wiping_the_wires_buffer() -> None:
     def forget(self: WireConnection) -> None:
         self._used = 0
 
-    vars(wire_connection)["WireConnection"].forget = forget
+    _replace(wire_connection.WireConnection, "forget", forget)
 
 
 def _cleansing_tls_records() -> None:
     from service import http_clients
 
-    vars(http_clients)["_SSL_OP_CLEANSE_PLAINTEXT"] = 0
+    _replace(http_clients, "_SSL_OP_CLEANSE_PLAINTEXT", 0)
 
 
 def _asyncios_own_loop() -> None:
@@ -52,13 +58,13 @@ def _collecting_garbage() -> None:
     from service.memory.collector import Collector
 
     gc.disable()
-    Collector.collect = _nothing  # type: ignore[method-assign]
+    _replace(Collector, "collect", _nothing)
 
 
 def _clearing_the_stack() -> None:
     from service.memory import zeroing
 
-    vars(zeroing)["_wipe_stack"] = None
+    _replace(zeroing, "_wipe_stack", None)
 
 
 def _parting_response_and_stream() -> None:
@@ -79,12 +85,6 @@ def _keeping_strings_out_of_pydantics_cache() -> None:
         model.model_rebuild(force=True)
 
 
-def _wiping_the_requests_body() -> None:
-    from service.api import json_body
-
-    vars(json_body)["wipe"] = _nothing
-
-
 PATCHES: dict[str, Callable[[], None]] = {
     "wiping revealed strings": _wiping_revealed_strings,
     "wiping plaintext": _wiping_plaintext,
@@ -95,7 +95,6 @@ PATCHES: dict[str, Callable[[], None]] = {
     "clearing the stack": _clearing_the_stack,
     "parting response and stream": _parting_response_and_stream,
     "cache_strings='none'": _keeping_strings_out_of_pydantics_cache,
-    "wiping the request's body": _wiping_the_requests_body,
 }
 """By name, what takes it out of this process. Before anything that it protects is imported by name elsewhere."""
 
