@@ -5,8 +5,14 @@
 -- name: authorise_opens
 -- Decides and records a batch of opens in one statement: whoever is told "granted" has an event, committed with the
 -- statement. Another user's credential and an absent one differ in the event's reason alone.
-WITH asked AS (
-    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[])
+-- MATERIALIZED, so that the arrays' lengths are unknown to the planner: it would plan anew for each batch, which takes
+-- as long as the rest, and for large ones read the whole table.
+WITH given AS MATERIALIZED (
+    SELECT $1::uuid[] AS credential_ids, $2::text[] AS acting_users, $3::text[] AS expected_types,
+           $4::boolean[] AS allow_inactives, $5::text[] AS actors, $6::text[] AS request_ids, $7::text[] AS actions
+), asked AS (
+    SELECT a.*
+    FROM given, unnest(credential_ids, acting_users, expected_types, allow_inactives, actors, request_ids, actions)
         WITH ORDINALITY
         AS a (credential_id, acting_user, expected_type, allow_inactive, actor, request_id, action, n)
 ), decided AS (
