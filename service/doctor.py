@@ -83,7 +83,8 @@ def diagnose() -> Iterator[Finding]:
 def _tried(made: Prepared, *, dumpable: bool) -> Zeroing | None:
     try:
         tried = subprocess.run(  # noqa: S603 - this Python, no shell
-            [sys.executable, "-c", _PROBE, str(dumpable)],
+            # -P: nothing in the folder that the command is given in is taken for a module.
+            [sys.executable, "-P", "-c", _PROBE, str(dumpable)],
             env=made.variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -171,7 +171,7 @@ def _noted(environment: Mapping[str, str]) -> dict[str, Any]:
     """The marker. Whoever sets the environment can write one, so nothing that matters may depend on it."""
     try:
         noted = json.loads(environment.get(MARKER) or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return noted if isinstance(noted, dict) else {}
 

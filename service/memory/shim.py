@@ -4,9 +4,11 @@ A preloaded library runs in the process that holds the secrets, so one that some
 """
 
 import ctypes
+import grp
 import hashlib
 import os
 import platform
+import pwd
 import shutil
 import stat
 import subprocess
@@ -26,6 +28,7 @@ _SOURCE = Path(__file__).with_name("zero_on_free.c")
 _FLAGS = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-fno-builtin", "-Wl,-z,now", "-Wl,-z,relro")
 _ZIG_FLAGS = ("-fno-sanitize=all",)  # zig's default, which needs a runtime of its own
 _COMPILE_SECONDS = 120
+_COMPILERS_VARIABLES = frozenset({"PATH", "PYTHONPATH", "HOME", "TMPDIR"})
 _SETTING = "CREDENTIALS_ZEROING_SHIM"
 
 WIPE_STACK = "vc_wipe_stack"
@@ -65,49 +68,87 @@ def find_shim(environment: Mapping[str, str]) -> Shim:
     """
     given = environment.get(_SETTING)
     if given:
-        path = Path(given).absolute()
-        problem = unsafe(path) or unloadable(path)
+        path, problem = _examined(Path(given).absolute())
         if problem:
             raise ConfigurationError(f"{_SETTING}: the library {problem}")
-        return Shim(path.resolve())
+        return Shim(path)
     if sys.platform != "linux" or glibc_version() is None:
         return Shim(None, "it is for Linux with glibc alone")
     try:
         path = _cached(environment)
     except _CannotBeBuilt as error:
         return Shim(None, str(error))
-    problem = unsafe(path) or unloadable(path)
-    return Shim(None, f"{path} {problem}") if problem else Shim(path.resolve())
+    path, problem = _examined(path)
+    return Shim(None, f"{path} {problem}") if problem else Shim(path)
+
+
+def _examined(path: Path) -> tuple[Path, str]:
+    """The library's own path, and why it can't be used. Links are followed once: what is looked at is what is loaded,
+    whatever a link of somebody else's says a moment later.
+    """
+    if path.is_symlink():
+        return path, "is a symbolic link"
+    try:
+        path = path.resolve(strict=True)
+    except OSError as error:
+        return path, f"cannot be looked at ({error.strerror})"
+    return path, unsafe(path) or unloadable(path)
 
 
 def unsafe(path: Path) -> str:
     """Why this file must not be preloaded, as the end of a sentence; empty where it may be.
 
-    The file: regular, this user's or root's, writable by no one else. Its folder likewise; the folders above may be
-    sticky (/tmp), or writable by this user's own group. (OpenSSH asks the same of authorized_keys, "StrictModes".)
+    The file: regular, no link, this user's or root's, writable by no one else. Its folder: see `unsafe_folder`.
+    (OpenSSH asks about the same of authorized_keys, "StrictModes".)
+    """
+    try:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            return "is a symbolic link" if stat.S_ISLNK(found.st_mode) else "is not a file"
+        if found.st_uid not in (0, os.geteuid()):
+            return "belongs to another user, or its folder does"
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return "can be written by other users, or its folder can"
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
+    return unsafe_folder(path.parent)
+
+
+def unsafe_folder(folder: Path) -> str:
+    """Why nothing in this folder is to be run or preloaded, as the end of a sentence; empty where it may be.
+
+    The folder: this user's or root's, writable by no one else. Those above it likewise, but that they may be sticky
+    (/tmp), or writable by root's group or by a group of this user alone.
     """
     trusted = (0, os.geteuid())
     try:
-        if path.is_symlink():
-            return "is a symbolic link"
-        path = path.resolve(strict=True)
-        if not path.is_file():
-            return "is not a file"
-        for place in (path, path.parent):
+        folder = folder.resolve(strict=True)
+        found = folder.stat()
+        if found.st_uid not in trusted:
+            return "belongs to another user, or its folder does"
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return "can be written by other users, or its folder can"
+        for place in folder.parents:
             found = place.stat()
-            if found.st_uid not in trusted:
-                return "belongs to another user, or its folder does"
-            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                return "can be written by other users, or its folder can"
-        for place in path.parent.parents:
-            found = place.stat()
-            own_group = found.st_gid in (0, os.getegid())
-            open_to_others = found.st_mode & (stat.S_IWOTH if own_group else stat.S_IWGRP | stat.S_IWOTH)
+            trusts_group = found.st_gid == 0 or _is_private(found.st_gid)
+            open_to_others = found.st_mode & (stat.S_IWOTH if trusts_group else stat.S_IWGRP | stat.S_IWOTH)
             if found.st_uid not in trusted or (open_to_others and not found.st_mode & stat.S_ISVTX):
                 return "is in a folder that other users can replace"
     except OSError as error:
         return f"cannot be looked at ({error.strerror})"
     return ""
+
+
+def _is_private(group_id: int) -> bool:
+    """Whether this is the group that many systems make for each user, who is then alone in it (pam_umask(8),
+    "usergroups": the same name and the same number).
+    """
+    user_id = os.geteuid()
+    try:
+        user, group = pwd.getpwuid(user_id), grp.getgrgid(group_id)
+    except KeyError:
+        return False
+    return group_id == user_id == user.pw_gid and user.pw_name == group.gr_name and set(group.gr_mem) <= {user.pw_name}
 
 
 def unloadable(path: Path) -> str:
@@ -138,6 +179,11 @@ def _cached(environment: Mapping[str, str]) -> Path:
         return target
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = folder.resolve(strict=True)
+        # Before a compiler runs there: whoever may replace the folder could have it run a program of theirs.
+        if problem := unsafe_folder(folder):
+            raise _CannotBeBuilt(f"{folder} {problem}")
+        target = folder / target.name
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as build:
             compiled = _compiled(environment, Path(build))
             compiled.chmod(0o600)
@@ -159,9 +205,9 @@ def _compiled(environment: Mapping[str, str], folder: Path) -> Path:
                 check=True,
                 timeout=_COMPILE_SECONDS,
                 cwd=folder,
-                # zig's caches are of use to nobody afterwards.
+                # Not the rest, which has passwords. zig's caches are of use to nobody afterwards.
                 env={
-                    **environment,
+                    **{name: value for name, value in environment.items() if name in _COMPILERS_VARIABLES},
                     "ZIG_GLOBAL_CACHE_DIR": str(folder / "zig"),
                     "ZIG_LOCAL_CACHE_DIR": str(folder / "zig"),
                 },
@@ -179,5 +225,5 @@ def _compilers(environment: Mapping[str, str]) -> dict[str, list[str]]:
     path = environment.get("PATH", os.defpath)
     found = {name: [each] for name in ("cc", "gcc", "clang") if (each := shutil.which(name, path=path))}
     if find_spec("ziglang") is not None:
-        found["ziglang"] = [sys.executable, "-m", "ziglang", "cc", *_ZIG_FLAGS]
+        found["ziglang"] = [sys.executable, "-P", "-m", "ziglang", "cc", *_ZIG_FLAGS]
     return found

@@ -8,7 +8,7 @@ that no caller's result is kept).
 import asyncio
 import contextvars
 import logging
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,8 +51,8 @@ class Coalescer(Generic[Item, Result]):
 
     Guarantees, within one event loop: a batch takes one call of each group in turn, so the many calls of one group
     don't hold up the one of another; where too much waits, it is the group with most calls that is told `Busy`, the
-    newest of them first; a caller that gives up harms no other. Does not: repeat anything, nor keep the calls' order
-    between groups.
+    newest of them first; a caller that gives up harms no other. Does not: repeat anything, keep the calls' order
+    between groups, nor know that one program stands behind many groups.
 
     `run` gets one to `limits.items` items and returns as many results, in order; an exception in a place is for that
     caller alone, and one that it raises is for all (each gets an instance of its own). `discard` is called with a
@@ -71,14 +71,12 @@ class Coalescer(Generic[Item, Result]):
         self._limits = limits
         self._discard = discard
         self._name = name
-        self._groups: dict[str, list[_Call[Item, Result]]] = {}
-        self._turns: deque[str] = deque()
+        # Whose turn is next comes first; of a group's calls, the oldest.
+        self._groups: OrderedDict[str, OrderedDict[_Call[Item, Result], None]] = OrderedDict()
         self._waiting = 0
         self._batches: set[asyncio.Task[None]] = set()
         self._is_starting = False
         self._is_closed = False
-        # A batch belongs to no caller: it must not log under the request id of whoever came first.
-        self._context = contextvars.Context()
 
     @property
     def waiting(self) -> int:
@@ -104,10 +102,8 @@ class Coalescer(Generic[Item, Result]):
         call = _Call[Item, Result](item, size, loop.create_future())
         calls = self._groups.get(group)
         if calls is None:
-            self._groups[group] = [call]
-            self._turns.append(group)
-        else:
-            calls.append(call)
+            calls = self._groups[group] = OrderedDict()
+        calls[call] = None
         self._waiting += 1
         if not self._is_starting:
             self._start(loop)
@@ -124,7 +120,6 @@ class Coalescer(Generic[Item, Result]):
             for call in calls:
                 _fail(call, Busy("The service is stopping"))
         self._groups.clear()
-        self._turns.clear()
         self._waiting = 0
         batches = list(self._batches)
         for batch in batches:
@@ -137,9 +132,11 @@ class Coalescer(Generic[Item, Result]):
         """Has a batch begin in the next turn of the loop, if one may: what others ask in this turn comes along."""
         if self._waiting and len(self._batches) < self._limits.under_way:
             self._is_starting = True
-            batch = loop.create_task(self._work(loop), name=self._name, context=self._context)
+            # A batch belongs to no caller: with a context of its own it doesn't log under the request id of whoever
+            # came first. Not by `loop.create_task`: an eager task factory would run it here and now.
+            batch = asyncio.Task(self._work(loop), loop=loop, name=self._name, context=contextvars.Context())
             self._batches.add(batch)
-            batch.add_done_callback(self._ended, context=self._context)
+            batch.add_done_callback(self._ended, context=contextvars.Context())
 
     def _ended(self, batch: "asyncio.Task[None]") -> None:
         # A task's callbacks are called after those of the futures it has set, and so after the callers have had
@@ -152,16 +149,16 @@ class Coalescer(Generic[Item, Result]):
         """One call of each group in turn, as many as a batch may have."""
         batch: list[_Call[Item, Result]] = []
         size = 0
-        while self._turns and len(batch) < self._limits.items:
-            group = self._turns[0]
-            calls = self._groups[group]
-            size += calls[0].size
+        while self._groups and len(batch) < self._limits.items:
+            group, calls = next(iter(self._groups.items()))
+            call = next(iter(calls))
+            size += call.size
             if batch and size > self._limits.size:
                 break
-            self._turns.popleft()
-            batch.append(calls.pop(0))
+            del calls[call]
+            batch.append(call)
             if calls:
-                self._turns.append(group)
+                self._groups.move_to_end(group)
             else:
                 del self._groups[group]
         self._waiting -= len(batch)
@@ -199,20 +196,21 @@ class Coalescer(Generic[Item, Result]):
         if call.future.cancelled():
             calls = self._groups.get(group)
             if calls is not None and call in calls:
-                calls.remove(call)
+                del calls[call]
                 self._waiting -= 1
                 if not calls:
                     del self._groups[group]
-                    self._turns.remove(group)
         elif call.future.done() and call.future.exception() is None:
             self._discard(call.future.result())
 
     def _make_room(self, group: str) -> None:
         """Takes a call from the group that has most waiting, for a group that has fewer. Raises Busy if none does."""
+        if len(self._groups) == self._waiting:
+            raise Busy  # none has more than one
         longest = max(self._groups, key=lambda each: len(self._groups[each]))
         if len(self._groups[longest]) <= len(self._groups.get(group, ())) + 1:
             raise Busy
-        call = self._groups[longest].pop()
+        call, _ = self._groups[longest].popitem()
         self._waiting -= 1
         _fail(call, Busy())
 

@@ -160,7 +160,10 @@ class OpenBatches:
             if len(decrypting) == 1:
                 await decrypting[0]  # the usual case, and a turn of the loop less
             else:
-                await asyncio.gather(*decrypting)
+                # All of them end before any failure is passed on, so that nothing is put into the results after it.
+                for outcome in await asyncio.gather(*decrypting, return_exceptions=True):
+                    if isinstance(outcome, BaseException):
+                        raise outcome
         except BaseException:
             for result in results:
                 _discard(result)

@@ -27,7 +27,7 @@ _OPENING = re.compile(
 _ITEM = re.compile(
     rb'\{"plaintext":"([A-Za-z0-9+/]*+={0,2}+)"(?:,"error":"([^"\\\x00-\x1f]*+)")?(?:,"reference":"")?\}'
 )
-_CLOSING = re.compile(rb'\]\}(?:,"[a-z_]++":(?:null|"[^"\\\x00-\x1f]*+"))*+\}[ \t\n\r]*+')
+_CLOSING = re.compile(rb'\]\}(?:,"(?!data"|errors")[a-z_]++":(?:null|"[^"\\\x00-\x1f]*+"))*+\}[ \t\n\r]*+')
 
 # Any JSON (RFC 8259). Possessive: a value is never tried a second way, so hostile ones cost no more than others.
 _SPACE = re.compile(rb"[ \t\n\r]*+")

@@ -14,7 +14,7 @@ _HEAD_END = re.compile(rb"\r\n\r\n")
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?\r\n")
 _FIELD_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\x00]*")
 _FIELD = re.compile(
-    rb"^(content-length|transfer-encoding|content-encoding|connection|retry-after):[ \t]*([^\r\n]*?)[ \t]*\r$",
+    rb"^(content-length|transfer-encoding|content-encoding|connection|retry-after):([^\r\n]*+)\r$",
     re.IGNORECASE | re.MULTILINE,
 )
 _LENGTH = re.compile(rb"[0-9]{1,12}")
@@ -118,8 +118,8 @@ class AnswerReader:
 
     def _use_head(self, status: int, is_persistent: bool, head: bytes, end: int) -> None:
         fields: dict[bytes, bytes] = {}
-        for name, value in _FIELD.findall(head):
-            key = name.lower()
+        for name, found in _FIELD.findall(head):
+            key, value = name.lower(), found.strip(b" \t")
             if key in fields and fields[key] != value and key != b"retry-after":
                 raise AnswerRefused
             fields[key] = value

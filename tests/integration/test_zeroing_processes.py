@@ -358,6 +358,17 @@ def test_the_doctor_finds_a_good_machine_good(stack: Stack) -> None:
     assert {"swap", "core dumps"} <= found.keys()
 
 
+def test_the_doctor_takes_no_module_from_the_folder_it_is_called_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "dataclasses", "ctypes"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\nraise SystemExit\n")
+    monkeypatch.chdir(tmp_path)
+    _status, found = doctor()
+    assert found["zeroing"].startswith("ok ")
+    assert not (tmp_path / "was-run").exists()
+
+
 def test_the_doctor_needs_no_settings() -> None:
     status, found = doctor()
     assert status == 0

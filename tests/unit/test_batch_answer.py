@@ -228,6 +228,12 @@ def test_an_item_without_a_plaintext_fails_alone() -> None:
     assert read(usual([{"plaintext": "", "error": TOO_OLD}, encoded(b"A")])) == [KeyVersionRetired, b"A"]
 
 
+def test_a_second_data_that_says_otherwise_is_refused() -> None:
+    answer = b'{"data":{"batch_results":[{"plaintext":"QUE=","reference":""}]},"data":null}'
+    with pytest.raises(NotVaults):
+        find_items(memoryview(answer))
+
+
 def test_what_was_decoded_before_a_bad_item_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Plaintext, memoryview]] = []
 

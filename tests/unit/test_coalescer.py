@@ -1,7 +1,9 @@
 """What waits while a batch is under way becomes the next batch; bounded, fair, and nobody's trouble is another's."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 from hypothesis import given
@@ -266,6 +268,46 @@ async def test_a_batch_is_of_no_ones_request() -> None:
     scope = {"type": "http", "method": "GET", "headers": []}
     await RequestLog(application)(scope, None, None)  # type: ignore[arg-type]  # neither is called
     assert seen == [None]
+
+
+async def test_what_one_batch_notes_in_its_context_the_next_does_not_see() -> None:
+    seen: list[str] = []
+    noted: ContextVar[str] = ContextVar("noted", default="nothing")
+
+    async def run(items: list[str]) -> list[str]:
+        seen.append(noted.get())
+        noted.set(items[0])
+        return items
+
+    coalescer = Coalescer[str, str](run, BatchLimits(items=1, under_way=1, waiting=10))
+    await asyncio.gather(*calls(coalescer, "u:a", "v:b", "w:c"))
+    assert seen == ["nothing"] * 3
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12 brought the eager task factory")
+def test_a_program_whose_tasks_begin_at_once_gets_its_results() -> None:
+    async def main() -> list[str]:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]  # from 3.12 on
+        coalescer = Recorder().coalescer(items=2, under_way=3)
+        return await asyncio.wait_for(asyncio.gather(*calls(coalescer, *(f"u{n}:x{n}" for n in range(8)))), 5)
+
+    assert asyncio.run(main()) == [f"X{n}" for n in range(8)]
+
+
+async def test_thousands_that_give_up_at_once_are_let_go_one_by_one() -> None:
+    run = Recorder(held=True)
+    coalescer = run.coalescer(waiting=5000)
+    calls(coalescer, "z:first")
+    await turns()
+    asked = calls(coalescer, *(f"u{n % 2}:{n}" for n in range(2000)), *(f"w{n}:{n}" for n in range(2000)))
+    await turns()
+    for call in asked[1:]:
+        call.cancel()
+    await turns()
+    assert coalescer.waiting == 1
+    run.go.set()
+    assert await asked[0] == "0"
+    assert run.batches == [["first"], ["0"]]
 
 
 @given(

@@ -318,6 +318,37 @@ def test_without_any_compiler_it_says_how_to_get_one(tmp_path: Path, monkeypatch
     assert "glibc.malloc.perturb=165" in made.variables["GLIBC_TUNABLES"]
 
 
+@pytest.mark.parametrize("mode", [0o770, 0o777])
+def test_no_compiler_runs_in_a_folder_that_others_can_replace(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    os.chown(cache, -1, 12345 if os.geteuid() == 0 else -1)
+    cache.chmod(mode)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(shim, "_compiled", lambda *_: pytest.fail("it was compiled"))
+    assert "is in a folder that other users can replace" in find_shim(dict(os.environ)).problem
+
+
+def test_the_compiler_is_told_nothing_of_the_services_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(shim, "find_spec", lambda _name: None)
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\n/usr/bin/env > {tmp_path}/told\nexit 1\n")
+    compiler.chmod(0o700)
+    find_shim({"PATH": str(tmp_path), "DATABASE_URL": "postgresql://told", "CREDENTIALS_VAULT_SECRET_ID": "told"})
+    told = (tmp_path / "told").read_text()
+    assert "PATH=" in told
+    assert "told" not in told.replace(str(tmp_path), "")
+
+
+def test_a_given_library_is_named_by_where_it_is_and_not_by_a_link_that_can_change(built: Path, tmp_path: Path) -> None:
+    copy = copy_of(built, tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    assert find_shim({"CREDENTIALS_ZEROING_SHIM": str(tmp_path / "link" / "copy.so")}).path == copy
+
+
 def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(shim, "find_spec", lambda _name: None)
