@@ -64,6 +64,19 @@ StateDirOption = Annotated[
 ]
 
 
+RunningStackOption = Annotated[
+    Path,
+    typer.Option(
+        "--state-dir",
+        help="The folder of the running stack.",
+        envvar="CREDENTIALS_LOCAL_STATE_DIR",  # which `env` tells
+        default_factory=_default_state_dir,
+        show_default="in the user's state folder",
+        file_okay=False,
+    ),
+]
+
+
 @app.command()
 def run(
     state_dir: StateDirOption,
@@ -155,7 +168,7 @@ def migrate() -> None:
 
 @app.command()
 def token(
-    state_dir: StateDirOption,
+    state_dir: RunningStackOption,
     subject: Annotated[str, typer.Option(help="Whose token: the name the service knows this caller by.")],
     role: Annotated[TokenRole, typer.Option(help="What the caller is.")] = TokenRole.USER,
 ) -> None:
@@ -167,7 +180,7 @@ def token(
 
 
 @app.command()
-def env(state_dir: StateDirOption) -> None:
+def env(state_dir: RunningStackOption) -> None:
     """Prints `export` lines for using the local stack from a shell or another program. They hold passwords."""
     _need_local_extra()
     from service.localstack.stack import noted_environment

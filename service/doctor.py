@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.errors import ConfigurationError
 from service.memory.hardening import Prepared, prepared
@@ -27,7 +27,6 @@ set_dumpable(sys.argv[1] == "True")
 print(json.dumps(dataclasses.asdict(in_force())))
 """
 _PROBE_SECONDS = 60
-_GET_A_COMPILER = "a C compiler, or pip install 'vault-credentials[zeroing]', gets the whole of it"
 
 
 class Verdict(StrEnum):
@@ -52,7 +51,7 @@ def doctor() -> bool:
     """Prints all findings, as a table to a terminal and as lines elsewhere. Whether nothing is wrong."""
     findings = list(diagnose())
     if sys.stdout.isatty():
-        table = Table("what", "", "detail")
+        table = Table("what", "", Column("detail", overflow="fold"))
         for each in findings:
             table.add_row(each.name, each.verdict.value, escape(each.detail))
         Console().print(table)
@@ -96,6 +95,15 @@ def _tried(made: Prepared, *, dumpable: bool) -> Zeroing | None:
         return None
 
 
+def _advice(problem: str) -> str:
+    """How to get the shim, where its own problem doesn't say it already."""
+    if "could not be compiled" in problem:
+        return "; pip install 'vault-credentials[zeroing]' brings a compiler that can"
+    if "cannot be written" in problem or "other users" in problem:
+        return "; XDG_CACHE_HOME names another folder for it, CREDENTIALS_ZEROING_SHIM one that is built already"
+    return ""
+
+
 def _zeroing(zeroing: Zeroing, made: Prepared) -> Iterator[Finding]:
     if not zeroing.possible:
         yield Finding(
@@ -105,13 +113,15 @@ def _zeroing(zeroing: Zeroing, made: Prepared) -> Iterator[Finding]:
             "Our own buffers and the yielded strings are",
         )
     elif zeroing.mode == "shim":
-        yield Finding("zeroing", Verdict.OK, f"all freed memory is wiped, by {made.shim.path}")
+        yield Finding(
+            "zeroing", Verdict.OK, f"under serve, run and exec all freed memory is wiped, by {made.shim.path}"
+        )
     elif zeroing.mode == "tunables":
         yield Finding(
             "zeroing",
             Verdict.WEAKER,
             "freed memory is wiped by glibc's tunables, but for up to the last 8 bytes of a chunk: "
-            f"{made.shim.problem}; {_GET_A_COMPILER}",
+            f"{made.shim.problem}{_advice(made.shim.problem)}",
         )
     else:
         yield Finding(

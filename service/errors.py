@@ -164,6 +164,10 @@ class Busy(TemporarilyUnavailable):
         super().__init__(message, retry_after=1.0)
 
 
+class ConnectionBusy(CredentialsError):
+    """The connection given is closed, or busy with another statement; nothing was sent over it."""
+
+
 class VaultUnavailable(TemporarilyUnavailable):
     """Vault could not be reached, or answered with a fault of its own."""
 

@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,8 +106,13 @@ def in_force() -> Zeroing:
 
 def has_foreign_malloc() -> bool:
     """Whether `malloc` is not the C library's: jemalloc or the like is linked or preloaded. (glibc alone.)"""
-    ours, theirs = ctypes.CDLL(None), ctypes.CDLL("libc.so.6")
-    return _address(ours.malloc) != _address(theirs.__libc_malloc)
+    glibcs = _address(ctypes.CDLL("libc.so.6").__libc_malloc)
+    found = _address(ctypes.CDLL(None).malloc)
+    if found == glibcs:
+        return False
+    # In a program that is not position-independent (Debian's python3) the name stands for the program's own jump to
+    # whichever malloc it was linked with: then it is the libraries that tell.
+    return not _is_a_jump(found) or any(each != glibcs for each in _mallocs_of_libraries())
 
 
 def wipe_stack(size: int = 65_536) -> bool:
@@ -131,6 +136,49 @@ def _find_wipe_stack() -> Callable[[int], None] | None:
 
 
 _wipe_stack = _find_wipe_stack()
+
+
+class _Place(ctypes.Structure):
+    """Dl_info, of dladdr(3)."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+class _Symbol(ctypes.Structure):
+    """Elf64_Sym, of elf(5)."""
+
+    _fields_ = (
+        ("name", ctypes.c_uint32),
+        ("info", ctypes.c_ubyte),
+        ("other", ctypes.c_ubyte),
+        ("section", ctypes.c_uint16),
+        ("value", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+    )
+
+
+def _is_a_jump(address: int | None) -> bool:
+    """Whether a function's address is that of a program's jump to it, and the function itself is elsewhere."""
+    place, symbol = _Place(), ctypes.POINTER(_Symbol)()
+    with_symbol, undefined = 1, 0  # RTLD_DL_SYMENT; SHN_UNDEF
+    found = ctypes.CDLL("libc.so.6").dladdr1(
+        ctypes.c_void_p(address), ctypes.byref(place), ctypes.byref(symbol), with_symbol
+    )
+    return bool(found) and bool(symbol) and symbol.contents.section == undefined
+
+
+def _mallocs_of_libraries() -> Iterator[int | None]:
+    """The `malloc` that each loaded library would find in itself, or else in what it was linked with."""
+    with open("/proc/self/maps") as maps:
+        files = {line.split(maxsplit=5)[-1].rstrip("\n") for line in maps if "/" in line}
+    for file in files - {os.readlink("/proc/self/exe")}:
+        with suppress(OSError, AttributeError):  # a file of data, or a library that knows no malloc
+            yield _address(ctypes.CDLL(file, mode=os.RTLD_NOLOAD | os.RTLD_LAZY).malloc)
 
 
 def _address(function: Any) -> int | None:

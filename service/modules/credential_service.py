@@ -30,13 +30,14 @@ __all__ = [
 
 @asynccontextmanager
 async def get_decrypted_alpaca_credential(
-    conn: CallerConnection, credential_id: str | UUID, user_id: str
+    conn: CallerConnection | None, credential_id: str | UUID, user_id: str
 ) -> AsyncIterator[tuple[str, str]]:
     """Opens an Alpaca credential for the length of a block: yields `(api_key, secret_key)`.
 
     `conn` is an asyncpg connection to the service's database. Not in a transaction, it is used to authorise and record;
     in one, the service's own pool is, so that a rollback loses no record (a row that is not committed yet is then not
-    found).
+    found). So it is where `conn` is None, or is busy with another statement. Over the pool, opens at the same time
+    share one statement, too; the requests to Vault they share in any case.
 
     The two are strings whose `repr` is masked. When the block ends, however it ends, they are wiped in place: every
     reference to them reads as NULs. Copies that the block makes (`str.encode`, an f-string) are the block's.
@@ -44,7 +45,7 @@ async def get_decrypted_alpaca_credential(
     Raises:
         ValueError: the credential is not this user's (or isn't there), not active, or not of type alpaca.
         service.errors.CredentialUnreadable: its parts in Vault and Postgres don't fit together.
-        service.errors.TemporarilyUnavailable: Vault or Postgres does not answer.
+        service.errors.TemporarilyUnavailable: Vault or Postgres does not answer; `Busy`: too many opens wait.
     """
     runtime, access = await _as_owner(user_id)
     async with runtime.opener.reveal(access, credential_id, credential_type="alpaca", conn=conn) as keys:
@@ -53,7 +54,7 @@ async def get_decrypted_alpaca_credential(
 
 @asynccontextmanager
 async def get_decrypted_credential(
-    conn: CallerConnection, credential_id: str | UUID, user_id: str
+    conn: CallerConnection | None, credential_id: str | UUID, user_id: str
 ) -> AsyncIterator[tuple[str, str]]:
     """As `get_decrypted_alpaca_credential`, for every type; Polygon's secret key is an empty string."""
     runtime, access = await _as_owner(user_id)

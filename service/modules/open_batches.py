@@ -9,12 +9,14 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from service.errors import (
     CiphertextGone,
     CiphertextRejected,
+    ConnectionBusy,
     CredentialsError,
     CredentialUnreadable,
     KeyVersionRetired,
@@ -103,14 +105,11 @@ class OpenBatches:
         Raises:
             CredentialDenied, CredentialUnreadable, Busy, TemporarilyUnavailable.
         """
-        result: Opened | Granted | _Failed
+        result: Opened | Granted | _Failed | None = None
         if conn is not None and not conn.is_in_transaction():
-            batch_id = uuid.uuid4()
-            (granted,) = await self._log.authorise_opens([request], batch_id=batch_id, conn=conn)
-            if isinstance(granted, Exception):
-                raise granted
-            result = Granted(granted, batch_id)
-        else:
+            with suppress(ConnectionBusy):
+                result = await self._granted_over(conn, request)
+        if result is None:
             result = await self._opens.call(request, group=request.access.user_id)
         if isinstance(result, Opened):
             return result
@@ -123,6 +122,13 @@ class OpenBatches:
         except CredentialsError as error:
             await self._record_failures([(request, result, error)])
             raise
+
+    async def _granted_over(self, conn: CallerConnection, request: OpenRequest) -> Granted:
+        batch_id = uuid.uuid4()
+        (granted,) = await self._log.authorise_opens([request], batch_id=batch_id, conn=conn)
+        if isinstance(granted, Exception):
+            raise granted
+        return Granted(granted, batch_id)
 
     async def _decrypt(self, request: OpenRequest, granted: Granted) -> Plaintext:
         reference, context = self._located(request, granted.credential)

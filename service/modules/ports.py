@@ -240,7 +240,8 @@ class AccessLog(Protocol):
     ) -> list[Credential | Exception]:
         """Decides and records each request in one committed statement, in order.
 
-        A denial is a CredentialDenied in the request's place. With `conn` (not in a transaction) it is used.
+        A denial is a CredentialDenied in the request's place. With `conn` (not in a transaction) it is used; raises
+        ConnectionBusy where that is not to be had just now.
         """
         ...
 

@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from service.errors import CredentialDenied, CredentialInactive, CredentialNotFound, WrongCredentialType
+import asyncpg
+
+from service.errors import (
+    ConnectionBusy,
+    CredentialDenied,
+    CredentialInactive,
+    CredentialNotFound,
+    WrongCredentialType,
+)
 from service.modules.ports import CallerConnection
 from service.modules.records import (
     Action,
@@ -54,7 +62,10 @@ class PostgresAccessLog:
         )
         if conn is not None and not conn.is_in_transaction():
             with translated_errors():
-                rows = await conn.fetch(SQL["authorise_opens"], *arguments)
+                try:
+                    rows = await conn.fetch(SQL["authorise_opens"], *arguments)
+                except asyncpg.InterfaceError:
+                    raise ConnectionBusy from None
         else:
             # In the caller's transaction a rollback would take the record with it: over our own pool instead.
             rows = await self._database.fetch(SQL["authorise_opens"], *arguments)

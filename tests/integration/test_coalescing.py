@@ -267,6 +267,26 @@ async def test_the_callers_own_connections_share_the_requests_to_vault(stack: St
     }
 
 
+async def test_opens_over_one_connection_at_the_same_time_all_succeed_and_those_without_share_a_statement(
+    stack: Stack, runtime: Runtime, runtime_conn: Connection, owner_conn: Connection
+) -> None:
+    stored = await stored_by(runtime, 12)
+    async with AsyncExitStack() as held:
+        configure(runtime.settings)
+        held.push_async_callback(close_process_runtime)
+        held.callback(configure, None)
+
+        async def by_the_seeds_function(conn: "Connection | None", each: Stored) -> tuple[str, str]:
+            async with get_decrypted_credential(conn, each.id, each.user_id) as (api_key, secret_key):
+                return str(api_key), str(secret_key)
+
+        for conn in (runtime_conn, None):
+            before = await batches_of(owner_conn, stored)
+            found = await asyncio.gather(*(by_the_seeds_function(conn, each) for each in stored))
+            assert found == [each.keys for each in stored]
+            assert len(await batches_of(owner_conn, stored) - before) <= 4
+
+
 async def test_beyond_the_bound_an_open_is_told_busy_and_over_rest_503(
     stack: Stack, runtime: Runtime, bearer: Any
 ) -> None:

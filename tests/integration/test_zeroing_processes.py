@@ -334,6 +334,24 @@ def test_what_the_service_starts_inherits_nothing_of_it(tmp_path: Path) -> None:
     assert '"zeroing": "shim"' in said.read_text()
 
 
+DEBIANS = Path("/usr/bin/python3")
+
+
+@pytest.mark.skipif(not DEBIANS.exists(), reason="there is no Python of the system's")
+def test_a_python_that_is_not_position_independent_is_not_taken_for_one_with_another_malloc() -> None:
+    """Debian's: by its own name for `malloc`, the library's looks like somebody else's."""
+    program = (
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "from service.memory.zeroing import has_foreign_malloc\n"
+        "print(has_foreign_malloc())"
+    )
+    packages = next(each for each in sys.path if each.endswith("site-packages"))
+    done = run(str(DEBIANS), "-c", program, str(Path(__file__).parents[2]), packages, environment={"LD_PRELOAD": ""})
+    if "SyntaxError" in done.stderr or "ImportError" in done.stderr:
+        pytest.skip("that Python is too old")
+    assert (done.stdout.strip(), done.stderr) == ("False", "")
+
+
 # --- doctor ----------------------------------------------------------------------------------------------------------
 
 
@@ -352,7 +370,7 @@ def doctor(environment: Mapping[str, str] | None = None) -> tuple[int, dict[str,
 def test_the_doctor_finds_a_good_machine_good(stack: Stack) -> None:
     status, found = doctor(stack.local.environment())
     assert status == 0
-    assert found["zeroing"].startswith("ok all freed memory is wiped, by /")
+    assert found["zeroing"].startswith("ok under serve, run and exec all freed memory is wiped, by /")
     for name in ("small Python objects", "linker", "other processes", "vault", "transit", "postgres", "installation"):
         assert found[name].startswith("ok "), found
     assert {"swap", "core dumps"} <= found.keys()
