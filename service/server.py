@@ -153,6 +153,12 @@ class Server(uvicorn.Server):
             self._when_ready()
 
 
+def tcp_socket(family: int = socket.AF_INET) -> socket.socket:
+    """A socket to listen on, not bound yet; the caller's to close."""
+    # By its protocol's number asyncio knows TCP, and turns Nagle's delay off; without, an answer waits 40 ms.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+
+
 def bound(host: str, port: int) -> socket.socket:
     """The address, taken; the caller's to close. It refuses connections until the service listens.
 
@@ -163,8 +169,7 @@ def bound(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # One of a name's addresses: `localhost` is 127.0.0.1, on whatever machine.
         family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-        # By its protocol's number asyncio knows TCP, and turns Nagle's delay off; without, an answer waits 40 ms.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener = tcp_socket(family)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)

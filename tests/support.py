@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import httpx
 
 from service.localstack import identity_tokens
 from service.localstack.stack import LocalStack
-from service.server import Server, config
+from service.server import Server, config, tcp_socket
 from service.settings import Settings
 
 
@@ -94,7 +93,7 @@ def serving(settings: Settings) -> Iterator[str]:
     """The service behind a real socket, in a thread of its own; the block gets its URL."""
     from service.app import create_app
 
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = tcp_socket()
     listener.bind(("127.0.0.1", 0))
     ready = threading.Event()
     server = Server(config(create_app(settings)), ready.set)

@@ -20,7 +20,7 @@ from service.localstack.state_dir import StateDir
 from service.memory.hardening import log_zeroing
 from service.memory.zeroing import in_force
 from service.observability import configure_logging
-from service.server import serve
+from service.server import serve, tcp_socket
 
 
 def run(port: int, state_dir: Path, progress: Callable[[str], None]) -> None:
@@ -109,7 +109,7 @@ def _program() -> str:
 
 def _bound(port: int) -> socket.socket:
     """The service's port, taken before anything is started. It refuses connections until the service listens."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # see `server.bound`
+    listener = tcp_socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))

@@ -68,12 +68,6 @@ class CipherBatches:
         """A batch that somebody has gathered already, at once."""
         return await self._cipher.decrypt(key, items, batch_ids=batch_ids)
 
-    @property
-    def waiting(self) -> int:
-        """Calls that are in no batch yet."""
-        encrypting = sum(each.waiting for each in self._encrypting.values())
-        return encrypting + sum(each.waiting for each in self._decrypting.values())
-
     async def aclose(self) -> None:
         """Ends what is under way."""
         for encrypting in self._encrypting.values():

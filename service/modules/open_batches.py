@@ -94,11 +94,6 @@ class OpenBatches:
             self._run, limits, discard=_discard, name="opens"
         )
 
-    @property
-    def waiting(self) -> int:
-        """Calls that are in no batch yet."""
-        return self._opens.waiting
-
     async def open(self, request: OpenRequest, conn: CallerConnection | None) -> Opened:
         """Opens one credential. With `conn` not in a transaction, authorising and recording go over it, alone.
 

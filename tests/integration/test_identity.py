@@ -21,7 +21,6 @@ from service.authz.identity import MAX_TOKEN_BYTES, TokenVerifier
 from service.authz.jwks import IssuerKeys
 from service.authz.policy import Identity, Limits, Role
 from service.errors import AuthenticationFailed, ConfigurationError, IssuerUnavailable
-from service.http_clients import issuer_client
 from service.settings import Settings
 from tests.doubles.oidc_issuer import DISCOVERY, KEYS, OidcIssuer, public_jwk, segment
 from tests.doubles.scripted_server import json_answer, raw_answer, redirect_answer
@@ -37,20 +36,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture
-async def issuer() -> AsyncIterator[OidcIssuer]:
-    async with OidcIssuer() as server:
-        server.add_key("k1")
-        yield server
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    settings = Settings(database_url="postgresql://nowhere", vault_addr="https://nowhere")
-    async with issuer_client(settings) as client:
-        yield client
 
 
 @pytest.fixture

@@ -14,22 +14,8 @@ from service.authz.jwks import IssuerKeys
 from service.authz.policy import Identity, Limits, Role
 from service.authz.verified_tokens import VerifiedToken, VerifiedTokens
 from service.errors import AuthenticationFailed
-from service.http_clients import issuer_client
 from service.settings import Settings
 from tests.doubles.oidc_issuer import OidcIssuer
-
-
-@pytest.fixture
-async def issuer() -> AsyncIterator[OidcIssuer]:
-    async with OidcIssuer() as server:
-        server.add_key("k1")
-        yield server
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with issuer_client(Settings(database_url="postgresql://nowhere", vault_addr="https://nowhere")) as client:
-        yield client
 
 
 class Verified:
