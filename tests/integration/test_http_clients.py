@@ -46,7 +46,8 @@ class Echo(ScriptedServer):
 
 
 def settings_for(server: ScriptedServer, **given: Any) -> Settings:
-    return Settings(database_url="postgresql://unused", vault_addr=server.url, vault_timeout=0.5, **given)
+    values: dict[str, Any] = {"vault_timeout": 10, **given}
+    return Settings(database_url="postgresql://unused", vault_addr=server.url, **values)
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_tls_wipes_its_buffers_and_verifies_and_writes_no_session_keys(
 async def test_closing_a_tls_client_leaves_no_open_connection(authority: CertificateAuthority) -> None:
     async with (
         Echo(authority.server_context("vault.test", addresses=("127.0.0.1",))) as server,
-        vault_client(settings_for(server, vault_cacert=authority.certificate_file)) as client,
+        vault_client(settings_for(server, vault_cacert=authority.certificate_file, vault_timeout=1)) as client,
     ):
         await asyncio.gather(*(client.get("/") for _ in range(8)))
         server.script(server.silent)
@@ -221,7 +222,7 @@ async def test_closing_a_tls_client_leaves_no_open_connection(authority: Certifi
 
 
 async def test_what_was_not_sent_is_told_from_what_may_have_arrived() -> None:
-    async with Echo() as server, vault_client(settings_for(server)) as client:
+    async with Echo() as server, vault_client(settings_for(server, vault_timeout=1)) as client:
         expected = [
             (reset_answer, httpx.RemoteProtocolError),
             (not_http_answer, httpx.RemoteProtocolError),
@@ -265,7 +266,7 @@ async def test_nothing_is_sent_twice_when_a_connection_breaks(method: str, reuse
 
 
 async def test_error_is_not_chained_to_what_holds_the_headers() -> None:
-    async with Echo() as server, vault_client(settings_for(server)) as client:
+    async with Echo() as server, vault_client(settings_for(server, vault_timeout=1)) as client:
         for answer in (reset_answer, not_http_answer, server.silent, cut_answer(200)):
             server.script(answer)
             with pytest.raises(httpx.TransportError) as caught:

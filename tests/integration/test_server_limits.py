@@ -124,7 +124,7 @@ def test_trailers_are_bounded_too(address: tuple[str, int]) -> None:
 def test_a_request_that_does_not_come_is_not_waited_for(start: bytes, address: tuple[str, int]) -> None:
     began = time.monotonic()
     assert sent(address, start) == b""
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < 10
 
 
 def test_dripping_headers_do_not_move_the_deadline(address: tuple[str, int]) -> None:
@@ -132,10 +132,10 @@ def test_dripping_headers_do_not_move_the_deadline(address: tuple[str, int]) -> 
     with socket.create_connection(address) as connection:
         connection.sendall(GET)
         with suppress(ConnectionError):
-            while time.monotonic() - began < 5:
+            while time.monotonic() - began < 20:
                 connection.sendall(b"X-A: a\r\n")
                 time.sleep(0.05)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
 
 
 def test_between_requests_a_connection_may_be_idle_for_longer_and_then_has_the_deadline_again(
@@ -152,7 +152,7 @@ def test_between_requests_a_connection_may_be_idle_for_longer_and_then_has_the_d
         began = time.monotonic()
         connection.sendall(b"GET")
         assert rest_of(connection) == b""
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
 
 
 def test_a_request_under_way_has_no_deadline_of_headers(address: tuple[str, int]) -> None:

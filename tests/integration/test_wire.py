@@ -133,7 +133,7 @@ class Asking:
 
 @dataclass(frozen=True)
 class Place:
-    """How to have a server, and how to ask it."""
+    """How to have a server, and how to ask it. (Only what is to end in a time-out has a short one: machines stall.)"""
 
     server_tls: ssl.SSLContext | None
     settings: dict[str, Any]
@@ -145,7 +145,7 @@ class Place:
     async def asking(
         self, server: RawServer, wire: dict[str, Any] | None = None, **given: Any
     ) -> AsyncIterator[Asking]:
-        values = {"vault_timeout": 0.4, "vault_retries": 0, **self.settings, **given}
+        values = {"vault_timeout": 10, "vault_retries": 0, **self.settings, **given}
         settings = Settings(database_url="postgresql://unused", vault_addr=server.url, **values)
         made = Wire(settings, **(wire or {}))
         async with vault_client(settings) as http:
@@ -164,6 +164,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     context = authority.server_context("vault.internal", addresses=("127.0.0.1",))
     return Place(context, {"vault_cacert": authority.certificate_file})
 
+
+SHORT: dict[str, Any] = {"vault_timeout": 1.0}
 
 # --- nothing is left --------------------------------------------------------------------------------------------
 
@@ -198,12 +200,12 @@ FAILURES: dict[str, Script] = {
 
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_nothing_is_left_of_an_answer_that(place: Place, buffers: list[WatchedBuffer], failure: str) -> None:
-    async with place.server() as server, place.asking(server, {"max_answer": 1_000_000}) as asking:
+    async with place.server() as server, place.asking(server, {"max_answer": 1_000_000}, **SHORT) as asking:
         server.scripts.append(FAILURES[failure])
         began = time.monotonic()
         with pytest.raises((VaultUnavailable, VaultDenied, VaultRefused)) as failed:
             await asking.decrypt(2 if failure == "has a bad item after a good one" else 1)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         assert failed.value.__cause__ is None
         assert failed.value.__suppress_context__ or failed.value.__context__ is None
         assert_wiped(buffers)
@@ -248,7 +250,7 @@ async def test_what_comes_after_a_time_out_lands_nowhere(place: Place, buffers: 
         finally:
             tried.set()
 
-    async with place.server() as server, place.asking(server) as asking:
+    async with place.server() as server, place.asking(server, **SHORT) as asking:
         server.scripts.append(answers_late)
         with pytest.raises(VaultUnavailable):
             await asking.decrypt()
@@ -475,24 +477,24 @@ async def test_idle_connections_are_closed_after_their_time(place: Place, buffer
 
 
 async def test_no_more_connections_are_made_than_allowed_and_waiting_ends(place: Place) -> None:
-    async with place.server() as server, place.asking(server, {"max_connections": 2}) as asking:
+    async with place.server() as server, place.asking(server, {"max_connections": 2}, **SHORT) as asking:
         assert await asyncio.gather(*(asking.opens() for _ in range(20))) == [SECRET] * 20
         assert server.connections == 2
         server.scripts.extend([sends_and_stalls()] * 2)
         began = time.monotonic()
         outcomes = await asyncio.gather(*(asking.opens() for _ in range(6)), return_exceptions=True)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5
         assert {type(outcome) for outcome in outcomes} == {VaultUnavailable}
         assert await asking.opens() == SECRET
 
 
 async def test_a_server_that_sends_a_byte_at_a_time_is_given_up_on(place: Place) -> None:
-    async with place.server() as server, place.asking(server) as asking:
+    async with place.server() as server, place.asking(server, **SHORT) as asking:
         server.scripts.append(sends(HALF[:40], *[b"X"] * 1000, pause=0.02))
         began = time.monotonic()
         with pytest.raises(VaultUnavailable):
             await asking.opens()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
 
 
 async def test_a_server_that_accepts_and_says_nothing_is_given_up_on(tmp_path: Path) -> None:
@@ -500,11 +502,11 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up_on(tmp_path: P
     place = Place(None, {"vault_cacert": CertificateAuthority(tmp_path).certificate_file})
     async with place.server(reads=lambda _: False) as server:
         server.url = server.url.replace("http:", "https:")
-        async with place.asking(server) as asking:
+        async with place.asking(server, **SHORT) as asking:
             began = time.monotonic()
             with pytest.raises(VaultUnavailable):
                 await asking.opens()
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 5
 
 
 async def test_a_certificate_that_does_not_fit_sees_no_request(tmp_path: Path) -> None:
@@ -532,11 +534,11 @@ async def test_a_certificate_that_does_not_fit_sees_no_request(tmp_path: Path) -
 async def test_nobody_there_is_unavailable_at_once() -> None:
     async with Place(None, {}).server() as server:
         pass
-    async with Place(None, {}).asking(server, vault_timeout=5) as asking:
+    async with Place(None, {}).asking(server, vault_timeout=30) as asking:
         began = time.monotonic()
         with pytest.raises(VaultUnavailable):
             await asking.opens()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------
