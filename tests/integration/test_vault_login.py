@@ -66,21 +66,21 @@ async def test_a_token_is_renewed_ahead_of_its_expiry(vault: OwnVault) -> None:
 
 
 async def test_a_token_at_the_end_of_its_longest_life_is_followed_by_another_login(vault: OwnVault) -> None:
-    role_id, secret_id = vault.role("mortal", token_ttl="2s", token_max_ttl="3s")
+    role_id, secret_id = vault.role("mortal", token_ttl="4s", token_max_ttl="6s")
     logins = len(vault.audited(LOGIN))
     async with Runtime.open(vault.settings(vault_role_id=role_id, vault_secret_id=secret_id)) as runtime:
         for _ in range(10):
             await works(runtime)  # at no time is there an error
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1)
     assert 2 <= len(vault.audited(LOGIN)) - logins <= 6
 
 
 async def test_a_token_that_can_not_be_renewed_is_replaced_ahead_of_its_expiry(vault: OwnVault) -> None:
-    role_id, secret_id = vault.role("batch", token_ttl="3s", token_type="batch")
+    role_id, secret_id = vault.role("batch", token_ttl="6s", token_type="batch")
     logins = len(vault.audited(LOGIN))
     async with Runtime.open(vault.settings(vault_role_id=role_id, vault_secret_id=secret_id)) as runtime:
         await works(runtime)
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(5)
         assert len(vault.audited(LOGIN)) == logins + 2
         await works(runtime)
 
