@@ -7,6 +7,7 @@ message, so that whatever prints an exception prints no secret. The driver's own
 
 from collections.abc import Sequence
 from typing import TypeVar
+from uuid import UUID
 
 
 class CredentialsError(Exception):
@@ -97,6 +98,31 @@ class IdempotencyMismatch(CredentialsError):
 
 class IdempotentResultGone(CredentialsError):
     """The credential stored under this Idempotency-Key has been deleted since."""
+
+
+class KeyNotFound(CredentialsError):
+    """No such transit key of this service."""
+
+
+class JobNotFound(CredentialsError):
+    """No such job."""
+
+
+class JobUnderWay(CredentialsError):
+    """Another job of this kind is under way for this key, and asks for something else."""
+
+
+class VersionsStillNeeded(CredentialsError):
+    """Credentials are still encrypted under versions that were to be retired. Nothing was changed."""
+
+    def __init__(self, count: int = 0, credential_ids: Sequence[UUID] = ()) -> None:
+        self.count = count
+        self.credential_ids = tuple(credential_ids)  # the first hundred
+        super().__init__()
+
+
+class JobFailed(CredentialsError):
+    """The job ended without having done what it was for; it says why."""
 
 
 class WriteInterrupted(CredentialsError):

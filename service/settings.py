@@ -163,6 +163,34 @@ class Settings(ProviderSettings, ProcessSettings):
         default=300.0, ge=0, description="After this a ciphertext is read again: one destroyed in KV stops opening."
     )
 
+    # Rotation: the login of whoever rotates, rewraps and retires; a worker's own, or the service's as well
+    rotator_database_url: SecretStr | None = Field(
+        default=None, description="Postgres as the rotator's role. Set with a login below, this process does the jobs."
+    )
+    rotator_vault_login: VaultLogin = VaultLogin.APPROLE
+    rotator_vault_auth_mount: str | None = None
+    rotator_vault_role_id: str | None = None
+    rotator_vault_secret_id: SecretStr | None = None
+    rotator_vault_secret_id_file: Path | None = None
+    rotator_vault_secret_id_wrapped: bool = False
+    rotator_vault_secret_id_wrapped_path: str | None = None
+    rotator_vault_kubernetes_role: str | None = None
+    rotator_vault_kubernetes_jwt_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+    rotator_vault_token_file: Path | None = None
+    rewrap_batch: int = Field(
+        default=64, ge=1, le=500, description="Credentials rewrapped in one request; their rows are locked meanwhile."
+    )
+    rewrap_writes_at_once: int = Field(default=16, ge=1, le=128, description="KV writes of a rewrap at the same time.")
+    rewrap_per_second: float = Field(
+        default=0, ge=0, description="Credentials rewrapped a second, at most, by one process; 0: as many as can be."
+    )
+    job_poll_seconds: float = Field(default=1.0, gt=0, le=60, description="How often a worker looks for jobs.")
+    job_wait_seconds: float = Field(
+        default=5.0, ge=0, le=60, description="How long a request for a rotation or retirement waits for its end."
+    )
+    seal_seconds: float = Field(default=5.0, gt=0, le=3600, description="How often new events are sealed.")
+    vault_ui_url: str | None = Field(default=None, description="Where people reach Vault's UI; default: VAULT_ADDR.")
+
     # Who may call: any OIDC issuer
     oidc_issuer: str | None = None
     oidc_audience: str = "vault-credentials"
@@ -196,6 +224,11 @@ class Settings(ProviderSettings, ProcessSettings):
         default="library", description="Who an embedding program is in the events: `library`, or `library:` and this."
     )
     log_level: str = "INFO"
+
+    @field_validator("vault_ui_url")
+    @classmethod
+    def _is_a_page(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return None if value is None else http_url(value, allow_plain=info.data.get("allow_plain_http", False))
 
     @field_validator("vault_addr")
     @classmethod
@@ -237,6 +270,31 @@ class Settings(ProviderSettings, ProcessSettings):
     def transit_key(self, credential_type: str) -> str:
         """The transit key that credentials of this type are encrypted with."""
         return f"{self.transit_key_prefix}{credential_type}"
+
+    @property
+    def events_key_name(self) -> str:
+        """The transit key that signs the seals over the events. It is outside `transit_key_prefix`'s types."""
+        return f"{self.transit_key_prefix}events"
+
+    def as_rotator(self) -> "Settings | None":
+        """The same, with the rotator's logins in the place of the runtime's; None where they aren't set.
+
+        Raises:
+            ConfigurationError: the database's is set without one to Vault.
+        """
+        if self.rotator_database_url is None:
+            return None
+        own = {
+            name.removeprefix("rotator_"): getattr(self, name)
+            for name in type(self).model_fields
+            if name.startswith("rotator_vault_")
+        }
+        given = ("vault_role_id", "vault_kubernetes_role", "vault_token_file")
+        if not any(own[name] for name in given):
+            raise ConfigurationError(
+                "CREDENTIALS_ROTATOR_DATABASE_URL: needs a login to Vault too: CREDENTIALS_ROTATOR_VAULT_ROLE_ID …"
+            )
+        return self.model_copy(update={**own, "database_url": self.rotator_database_url})
 
     @property
     def idempotency_key_name(self) -> str:

@@ -80,6 +80,13 @@ ANSWERS: dict[type[Exception], Answer] = {
     errors.CredentialUnreadable: Answer(
         409, "credential-unreadable", "The stored credential does not open; store it again."
     ),
+    errors.KeyNotFound: Answer(404, "key-not-found", "There is no such key."),
+    errors.JobNotFound: Answer(404, "job-not-found", "There is no such job."),
+    errors.JobUnderWay: Answer(409, "job-under-way", "Another job of this kind is under way for this key."),
+    errors.VersionsStillNeeded: Answer(
+        409, "versions-still-needed", "Credentials are still encrypted under these versions; nothing was changed."
+    ),
+    errors.JobFailed: Answer(409, "job-failed", "The job ended without success; its record says why."),
     errors.PreconditionFailed: Answer(412, "precondition-failed", "The credential is not at the version in If-Match."),
     errors.PreconditionRequired: Answer(428, "precondition-required", "If-Match is required here."),
     errors.IdempotencyMismatch: Answer(

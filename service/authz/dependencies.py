@@ -13,9 +13,17 @@ from fastapi import Depends, Header, Request
 from fastapi.security import HTTPBearer
 
 from service.authz.identity import TokenVerifier
-from service.authz.policy import ON_BEHALF_HEADER, Identity, Permission, authorise, authorise_owner
+from service.authz.policy import (
+    ON_BEHALF_HEADER,
+    Identity,
+    Permission,
+    authorise,
+    authorise_key_administration,
+    authorise_key_reading,
+    authorise_owner,
+)
 from service.errors import AuthenticationFailed, ConfigurationError, InvalidInput, PermissionDenied, TokenMissing
-from service.modules.records import OwnerAccess, ReadAccess
+from service.modules.records import KeyAdminAccess, KeyReadAccess, OwnerAccess, ReadAccess
 from service.observability import current_request_id
 
 _log = logging.getLogger(__name__)
@@ -115,6 +123,22 @@ class _ReaderMay:
             raise
 
 
+async def _may_read_keys(caller: _Caller, on_behalf_of: _OnBehalfOf) -> KeyReadAccess:
+    try:
+        return authorise_key_reading(caller, on_behalf_of, request_id=current_request_id())
+    except PermissionDenied:
+        _log_denial(caller, Permission.READ_KEYS)
+        raise
+
+
+async def _may_administer_keys(caller: _Caller, on_behalf_of: _OnBehalfOf) -> KeyAdminAccess:
+    try:
+        return authorise_key_administration(caller, on_behalf_of, request_id=current_request_id())
+    except PermissionDenied:
+        _log_denial(caller, Permission.ADMINISTER_KEYS)
+        raise
+
+
 MayStore = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.STORE))]
 MayUpdate = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.UPDATE))]
 MayDelete = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.DELETE))]
@@ -123,3 +147,5 @@ MayValidate = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.VALIDATE))]
 MayValidateGiven = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.VALIDATE_GIVEN))]
 MayRead = Annotated[ReadAccess, Depends(_ReaderMay(Permission.READ))]
 MayReadEvents = Annotated[ReadAccess, Depends(_ReaderMay(Permission.READ_EVENTS))]
+MayReadKeys = Annotated[KeyReadAccess, Depends(_may_read_keys)]
+MayAdministerKeys = Annotated[KeyAdminAccess, Depends(_may_administer_keys)]

@@ -12,7 +12,7 @@ from typing import Self
 
 from service.errors import InvalidInput, PermissionDenied
 from service.modules.input_checks import check_user_id
-from service.modules.records import AuditAccess, OwnerAccess, ReadAccess
+from service.modules.records import AuditAccess, KeyAdminAccess, KeyReadAccess, OwnerAccess, ReadAccess
 
 ON_BEHALF_HEADER = "X-User-Id"
 
@@ -37,6 +37,8 @@ class Permission(StrEnum):
     VALIDATE = "credentials:validate"
     VALIDATE_GIVEN = "credentials:validate-given"  # keys in the request, which are not stored
     READ_EVENTS = "credentials:events"
+    READ_KEYS = "keys:read"  # and jobs
+    ADMINISTER_KEYS = "keys:administer"  # rotate, rewrap, retire, stop a job
 
 
 class Scope(Enum):
@@ -45,6 +47,7 @@ class Scope(Enum):
     OWN = "own"  # the caller's
     ON_BEHALF = "on behalf"  # those of the user named in X-User-Id
     ALL = "all"  # everybody's, to read
+    KEYS = "keys"  # nobody's: transit keys, and jobs about them
 
 
 _OWNERS: Mapping[Role, Scope] = MappingProxyType({Role.USER: Scope.OWN, Role.ORCHESTRATOR: Scope.ON_BEHALF})
@@ -60,6 +63,8 @@ TABLE: Mapping[Permission, Mapping[Role, Scope]] = MappingProxyType(
         Permission.VALIDATE: _OWNERS,
         Permission.VALIDATE_GIVEN: _OWNERS,
         Permission.READ_EVENTS: _OWNERS_AND_AUDITORS,
+        Permission.READ_KEYS: {Role.OPERATOR: Scope.KEYS, Role.AUDITOR: Scope.KEYS},
+        Permission.ADMINISTER_KEYS: {Role.OPERATOR: Scope.KEYS},
     }
 )
 """The whole of it. A role that a permission doesn't name is denied."""
@@ -150,6 +155,29 @@ def authorise_owner(
     if not isinstance(access, OwnerAccess):
         raise PermissionDenied
     return access
+
+
+def authorise_key_reading(
+    identity: Identity, on_behalf_of: str | None, *, request_id: str | None = None
+) -> KeyReadAccess:
+    """The right to see keys and jobs. Raises PermissionDenied, also where a user is named to act for."""
+    return KeyReadAccess(actor=_key_actor(identity, Permission.READ_KEYS, on_behalf_of), request_id=request_id)
+
+
+def authorise_key_administration(
+    identity: Identity, on_behalf_of: str | None, *, request_id: str | None = None
+) -> KeyAdminAccess:
+    """The right to change keys. Raises as `authorise_key_reading`."""
+    return KeyAdminAccess(actor=_key_actor(identity, Permission.ADMINISTER_KEYS, on_behalf_of), request_id=request_id)
+
+
+def _key_actor(identity: Identity, permission: Permission, on_behalf_of: str | None) -> str:
+    rights = TABLE.get(permission, {})
+    role = next((role for role, scope in rights.items() if scope is Scope.KEYS and role in identity.roles), None)
+    if role is None or on_behalf_of is not None:
+        raise PermissionDenied
+    _within_limits(identity, None, permission)
+    return _actor(role, identity)
 
 
 def _within_limits(identity: Identity, user_id: str | None, permission: Permission) -> None:

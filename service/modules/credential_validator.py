@@ -71,6 +71,7 @@ class CredentialValidator:
             action=Action.VALIDATE,
             outcome=Outcome.DONE,
             reason="valid" if verdict.is_valid else "invalid",
+            transit_key=credential.transit_key,
             transit_key_version=credential.transit_key_version,
         )
         await self._store.record_validation(credential, verdict, event)

@@ -296,5 +296,6 @@ class CredentialWriter:
             owner=credential.user_id,
             action=action,
             outcome=Outcome.DONE,
+            transit_key=credential.transit_key,
             transit_key_version=credential.transit_key_version,
         )

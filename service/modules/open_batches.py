@@ -239,6 +239,7 @@ class OpenBatches:
                 action=request.action,
                 outcome=Outcome.FAILED,
                 reason=next((reason for kind, reason in _REASONS if isinstance(error, kind)), "vault_refused"),
+                transit_key=granted.credential.transit_key,
                 transit_key_version=granted.credential.transit_key_version,
                 batch_id=granted.batch_id,
             )

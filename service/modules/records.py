@@ -30,6 +30,22 @@ class AuditAccess:
 ReadAccess = OwnerAccess | AuditAccess
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyReadAccess:
+    """The right to see transit keys, what is encrypted under them and the jobs about them; to change nothing."""
+
+    actor: str
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyAdminAccess:
+    """The right to have transit keys rotated, credentials rewrapped and key versions retired. Of no secret."""
+
+    actor: str
+    request_id: str | None = None
+
+
 class Action(StrEnum):
     """What an event says was done."""
 
@@ -43,6 +59,9 @@ class Action(StrEnum):
     VALIDATE = "validate"
     DELETE = "delete"
     RECONCILE = "reconcile"
+    ROTATE = "rotate"  # of a key, as `retire`: there is no credential in such an event
+    REWRAP = "rewrap"
+    RETIRE = "retire"
 
 
 class Outcome(StrEnum):
@@ -142,6 +161,7 @@ class Event:
     outcome: Outcome
     owner: str | None = None  # whose credential; by default the access's user
     reason: str | None = None
+    transit_key: str | None = None
     transit_key_version: int | None = None
     batch_id: UUID | None = None
 
@@ -155,11 +175,12 @@ class RecordedEvent:
     credential_id: UUID | None
     user_id: str | None
     account_id: UUID | None
-    acting_user: str
+    acting_user: str | None  # None: done for nobody in particular, as a rewrap is
     actor: str
     action: str
     outcome: str
     reason: str | None
+    transit_key: str | None
     transit_key_version: int | None
     batch_id: UUID | None
     request_id: str | None
@@ -218,6 +239,9 @@ class CredentialFilter:
     account_id: UUID | None = None
     credential_type: str | None = None
     is_active: bool | None = None
+    updated_before: datetime | None = None
+    validated: bool | None = None  # whether the provider has ever been asked about the present keys
+    used: bool | None = None  # whether it has ever been opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,6 +80,7 @@ class SealedWriter:
                 await self._take_back(intent)
                 raise
             if committed is not None:
+                await self._annotate_anew(draft, committed)
                 return committed
             await self._take_back(intent)
             newest = await self._ciphertexts.newest_version(intent.kv_path)
@@ -120,6 +121,15 @@ class SealedWriter:
                 "secret_version": str(reference.secret_version),
             },
         )
+
+    async def _annotate_anew(self, draft: Credential, committed: Credential) -> None:
+        """A rewrap that came between moved the pin, and wrote its annotation over ours. Best effort: it is for show."""
+        if committed.previous is None or committed.previous.kv_version == draft.reference.kv_version:
+            return
+        try:
+            await self.annotate(committed)
+        except CredentialsError as error:
+            _log.info("an annotation is out of date", extra={"error": type(error).__name__})
 
     async def _take_back(self, intent: WriteIntent) -> None:
         """Removes a version that will never be committed. Best effort: the intent is there for reconciliation."""

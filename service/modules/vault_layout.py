@@ -9,6 +9,9 @@ from service.modules.records import Credential, TransitReference
 INSTALLATION_PATH = "installation"
 """Below the KV mount: the id that ties this Vault to one Postgres database. It is no credential's path."""
 
+ANCHOR_PATH = "event-seal"
+"""Below the KV mount: the newest seal over the events. It is no credential's path either."""
+
 
 @dataclass(frozen=True, slots=True)
 class VaultLayout:

@@ -114,6 +114,7 @@ def event_arguments(event: Event) -> tuple[object, ...]:
         event.action.value,
         event.outcome.value,
         event.reason,
+        event.transit_key,
         event.transit_key_version,
         event.batch_id,
         event.access.request_id,

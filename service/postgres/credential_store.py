@@ -66,6 +66,9 @@ class PostgresCredentialStore:
             wanted.account_id,
             wanted.credential_type,
             wanted.is_active,
+            wanted.updated_before,
+            wanted.validated,
+            wanted.used,
             after.at if after else None,
             after.id if after else None,
             limit,
@@ -150,7 +153,6 @@ class PostgresCredentialStore:
                     reference.secret_version,
                     after.is_active,
                     self._previous_hours,
-                    before.reference.kv_version,
                 )
                 if row is None:
                     raise ConcurrentUpdate

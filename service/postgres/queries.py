@@ -1,4 +1,4 @@
-"""Loads `queries.sql` once, at import: a name that is not in the file fails there, not in production."""
+"""Loads the .sql files once, at import: a name that is not in them fails there, not in production."""
 
 import re
 from importlib.resources import files
@@ -12,5 +12,7 @@ def load(text: str) -> dict[str, str]:
     return {name: statement.strip() for name, statement in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-# The file ships with the code and nothing is ever put into its text.
-SQL = load((files("service.postgres") / "queries.sql").read_text())
+FILES = ("queries.sql", "rotation.sql", "seals.sql")
+
+# The files ship with the code and nothing is ever put into their text.
+SQL = load("\n".join((files("service.postgres") / name).read_text() for name in FILES))

@@ -1,5 +1,6 @@
--- Every statement the service sends to Postgres. `-- name:` starts one; parameters are asyncpg's $1, $2, …
--- `queries.py` loads this file; no SQL is built from strings anywhere. Every table is named with its schema: on a caller's
+-- The statements about credentials, their events and migration; about keys and jobs they are in `rotation.sql`, about
+-- seals in `seals.sql`. `-- name:` starts one; parameters are asyncpg's $1, $2, …
+-- `queries.py` loads these files; no SQL is built from strings anywhere. Every table is named with its schema: on a caller's
 -- connection a temporary table, or another schema in its search path, would stand in for ours.
 
 -- name: authorise_opens
@@ -25,9 +26,10 @@ WITH given AS MATERIALIZED (
     FROM asked a LEFT JOIN public.credentials c ON c.id = a.credential_id
 ), recorded AS (
     INSERT INTO public.credential_events (credential_id, user_id, account_id, acting_user, actor, action, outcome, reason,
-                                   transit_key_version, batch_id, request_id)
+                                   transit_key, transit_key_version, batch_id, request_id)
     SELECT asked_id, user_id, account_id, acting_user, actor, action,
            CASE WHEN denial IS NULL THEN 'granted' ELSE 'denied' END, denial,
+           CASE WHEN denial IS NULL THEN transit_key END,
            CASE WHEN denial IS NULL THEN transit_key_version END, $8::uuid, request_id
     FROM decided ORDER BY n
 )
@@ -50,8 +52,8 @@ FROM (VALUES (1)) AS always (x) LEFT JOIN public.credentials c ON c.id = $1::uui
 
 -- name: record_event
 INSERT INTO public.credential_events (credential_id, user_id, account_id, acting_user, actor, action, outcome, reason,
-                               transit_key_version, batch_id, request_id)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
+                               transit_key, transit_key_version, batch_id, request_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
 -- name: become_auditor
 -- Events are readable by the auditor's role alone; the runtime takes it on for the transaction that reads them.
@@ -59,8 +61,8 @@ SET LOCAL ROLE credentials_auditor;
 
 -- name: page_events
 -- $1 not null: only what was done as this user with this user's credentials. Rest: filters; ($9, $10) is the cursor.
-SELECT id, at, credential_id, user_id, account_id, acting_user, actor, action, outcome, reason, transit_key_version,
-       batch_id, request_id
+SELECT id, at, credential_id, user_id, account_id, acting_user, actor, action, outcome, reason, transit_key,
+       transit_key_version, batch_id, request_id
 FROM public.credential_events
 WHERE ($1::text IS NULL OR (user_id = $1 AND acting_user = $1))
   AND ($2::uuid IS NULL OR credential_id = $2)
@@ -90,9 +92,12 @@ WHERE ($1::text IS NULL OR user_id = $1)
   AND ($2::uuid IS NULL OR account_id = $2)
   AND ($3::text IS NULL OR credential_type = $3)
   AND ($4::boolean IS NULL OR is_active = $4)
-  AND ($5::timestamptz IS NULL OR (created_at, id) < ($5, $6::uuid))
+  AND ($5::timestamptz IS NULL OR updated_at < $5)
+  AND ($6::boolean IS NULL OR (validation_state <> 'unvalidated') = $6)
+  AND ($7::boolean IS NULL OR (last_used_at IS NOT NULL) = $7)
+  AND ($8::timestamptz IS NULL OR (created_at, id) < ($8, $9::uuid))
 ORDER BY created_at DESC, id DESC
-LIMIT $7;
+LIMIT $10;
 
 -- name: insert_intent
 -- $5: seconds from now until reconciliation may take it.
@@ -130,11 +135,12 @@ SELECT body_mac, mac_key_version, credential_id FROM public.idempotency_keys
 WHERE actor = $1 AND user_id = $2 AND route = $3 AND key = $4 AND expires_at > now();
 
 -- name: replace_secret
--- Guarded by the row version and the pin. The secret before becomes the previous one, and what was kept before that is
--- left to reconciliation, due at once; validation and account type are unknown again.
+-- Guarded by the row version, which a rewrap leaves alone: the pin may have moved, the secret is the same. The secret
+-- before becomes the previous one, and what was kept before that is left to reconciliation, due at once; validation and
+-- account type are unknown again.
 WITH before AS (
     SELECT id, kv_path, previous_kv_version FROM public.credentials
-    WHERE id = $1 AND row_version = $2 AND kv_version = $8
+    WHERE id = $1 AND row_version = $2
     FOR UPDATE
 ), discarded AS (
     INSERT INTO public.write_intents (id, credential_id, kv_path, kv_version, due_at)
@@ -147,7 +153,7 @@ SET transit_key_version = $3, kv_version = $4, secret_version = $5, is_active = 
     previous_transit_key_version = c.transit_key_version,
     previous_expires_at = now() + make_interval(hours => $7),
     row_version = c.row_version + 1, validation_state = 'unvalidated', account_type = NULL,
-    last_validated_at = NULL, broken_since = NULL, updated_at = clock_timestamp()
+    last_validated_at = NULL, broken_since = NULL, updated_at = clock_timestamp(), pinned_at = clock_timestamp()
 FROM before WHERE c.id = before.id
 RETURNING c.*;
 

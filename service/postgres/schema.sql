@@ -29,7 +29,7 @@ CREATE TABLE public.credential_events (
     credential_id uuid,
     user_id text,
     account_id uuid,
-    acting_user text NOT NULL,
+    acting_user text,
     actor text NOT NULL,
     action text NOT NULL,
     outcome text NOT NULL,
@@ -37,6 +37,8 @@ CREATE TABLE public.credential_events (
     transit_key_version integer,
     batch_id uuid,
     request_id text,
+    transit_key text,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
     CONSTRAINT credential_events_outcome_check CHECK ((outcome = ANY (ARRAY['granted'::text, 'denied'::text, 'done'::text, 'failed'::text])))
 )
 PARTITION BY RANGE (at);
@@ -47,7 +49,7 @@ CREATE TABLE public.credential_events_default (
     credential_id uuid,
     user_id text,
     account_id uuid,
-    acting_user text CONSTRAINT credential_events_acting_user_not_null NOT NULL,
+    acting_user text,
     actor text CONSTRAINT credential_events_actor_not_null NOT NULL,
     action text CONSTRAINT credential_events_action_not_null NOT NULL,
     outcome text CONSTRAINT credential_events_outcome_not_null NOT NULL,
@@ -55,6 +57,8 @@ CREATE TABLE public.credential_events_default (
     transit_key_version integer,
     batch_id uuid,
     request_id text,
+    transit_key text,
+    xid xid8 DEFAULT pg_current_xact_id() CONSTRAINT credential_events_xid_not_null NOT NULL,
     CONSTRAINT credential_events_outcome_check CHECK ((outcome = ANY (ARRAY['granted'::text, 'denied'::text, 'done'::text, 'failed'::text])))
 );
 
@@ -93,6 +97,7 @@ CREATE TABLE public.credentials (
     broken_since timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    pinned_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT credentials_account_type_check CHECK ((account_type = ANY (ARRAY['paper'::text, 'live'::text]))),
     CONSTRAINT credentials_binding_check CHECK ((octet_length(binding) = 32)),
     CONSTRAINT credentials_check CHECK ((num_nulls(previous_kv_version, previous_secret_version, previous_transit_key_version, previous_expires_at) = ANY (ARRAY[0, 4]))),
@@ -101,6 +106,22 @@ CREATE TABLE public.credentials (
     CONSTRAINT credentials_transit_key_version_check CHECK ((transit_key_version > 0)),
     CONSTRAINT credentials_user_id_check CHECK (((user_id <> ''::text) AND (octet_length(user_id) <= 1024))),
     CONSTRAINT credentials_validation_state_check CHECK ((validation_state = ANY (ARRAY['unvalidated'::text, 'valid'::text, 'invalid'::text])))
+);
+
+CREATE TABLE public.event_seals (
+    number bigint NOT NULL,
+    sealed_at timestamp with time zone NOT NULL,
+    after_id bigint NOT NULL,
+    from_xid xid8 NOT NULL,
+    upto_xid xid8 NOT NULL,
+    events bigint NOT NULL,
+    events_sha256 bytea NOT NULL,
+    seal_sha256 bytea NOT NULL,
+    key_version integer NOT NULL,
+    signature bytea NOT NULL,
+    CONSTRAINT event_seals_events_sha256_check CHECK ((octet_length(events_sha256) = 32)),
+    CONSTRAINT event_seals_number_check CHECK ((number > 0)),
+    CONSTRAINT event_seals_seal_sha256_check CHECK ((octet_length(seal_sha256) = 32))
 );
 
 CREATE TABLE public.idempotency_keys (
@@ -119,6 +140,38 @@ CREATE TABLE public.installation (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT installation_singleton_check CHECK (singleton)
+);
+
+CREATE TABLE public.job_failures (
+    job_id uuid NOT NULL,
+    credential_id uuid NOT NULL,
+    reason text NOT NULL
+);
+
+CREATE TABLE public.jobs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    kind text NOT NULL,
+    transit_key text NOT NULL,
+    below_version integer,
+    state text DEFAULT 'waiting'::text NOT NULL,
+    requested_by text NOT NULL,
+    request_id text,
+    requested_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    started_at timestamp with time zone,
+    heartbeat_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    stop_requested_by text,
+    from_version integer,
+    to_version integer,
+    total bigint,
+    done bigint DEFAULT 0 NOT NULL,
+    failed bigint DEFAULT 0 NOT NULL,
+    reason text,
+    CONSTRAINT jobs_below_version_check CHECK ((below_version > 0)),
+    CONSTRAINT jobs_check CHECK (((kind = 'retire'::text) = (below_version IS NOT NULL))),
+    CONSTRAINT jobs_check1 CHECK (((state = ANY (ARRAY['done'::text, 'failed'::text])) = (ended_at IS NOT NULL))),
+    CONSTRAINT jobs_kind_check CHECK ((kind = ANY (ARRAY['rotate'::text, 'rewrap'::text, 'retire'::text]))),
+    CONSTRAINT jobs_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'running'::text, 'done'::text, 'failed'::text])))
 );
 
 CREATE TABLE public.key_floors (
@@ -156,11 +209,20 @@ ALTER TABLE ONLY public.credential_events_default
 ALTER TABLE ONLY public.credentials
     ADD CONSTRAINT credentials_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.event_seals
+    ADD CONSTRAINT event_seals_pkey PRIMARY KEY (number);
+
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (actor, user_id, route, key);
 
 ALTER TABLE ONLY public.installation
     ADD CONSTRAINT installation_pkey PRIMARY KEY (singleton);
+
+ALTER TABLE ONLY public.job_failures
+    ADD CONSTRAINT job_failures_pkey PRIMARY KEY (job_id, credential_id);
+
+ALTER TABLE ONLY public.jobs
+    ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.key_floors
     ADD CONSTRAINT key_floors_pkey PRIMARY KEY (transit_key);
@@ -173,13 +235,23 @@ ALTER TABLE ONLY public.write_intents
 
 CREATE INDEX credential_events_by_credential ON ONLY public.credential_events USING btree (credential_id, at DESC, id DESC);
 
+CREATE INDEX credential_events_by_encryption ON ONLY public.credential_events USING btree (transit_key, transit_key_version) WHERE ((outcome = 'done'::text) AND (action = ANY (ARRAY['store'::text, 'update'::text, 'rollback'::text, 'rewrap'::text])));
+
 CREATE INDEX credential_events_by_user ON ONLY public.credential_events USING btree (user_id, at DESC, id DESC);
+
+CREATE INDEX credential_events_by_xid ON ONLY public.credential_events USING btree (xid, id);
 
 CREATE INDEX credential_events_default_credential_id_at_id_idx ON public.credential_events_default USING btree (credential_id, at DESC, id DESC);
 
+CREATE INDEX credential_events_default_transit_key_transit_key_version_idx ON public.credential_events_default USING btree (transit_key, transit_key_version) WHERE ((outcome = 'done'::text) AND (action = ANY (ARRAY['store'::text, 'update'::text, 'rollback'::text, 'rewrap'::text])));
+
 CREATE INDEX credential_events_default_user_id_at_id_idx ON public.credential_events_default USING btree (user_id, at DESC, id DESC);
 
-CREATE INDEX credentials_by_key_version ON public.credentials USING btree (transit_key, transit_key_version);
+CREATE INDEX credential_events_default_xid_id_idx ON public.credential_events_default USING btree (xid, id);
+
+CREATE INDEX credentials_by_key_version ON public.credentials USING btree (transit_key, transit_key_version, created_at, id);
+
+CREATE INDEX credentials_by_pin ON public.credentials USING btree (pinned_at DESC, id DESC);
 
 CREATE INDEX credentials_by_time ON public.credentials USING btree (created_at DESC, id DESC);
 
@@ -189,6 +261,10 @@ CREATE INDEX credentials_with_previous ON public.credentials USING btree (previo
 
 CREATE INDEX idempotency_keys_by_expiry ON public.idempotency_keys USING btree (expires_at);
 
+CREATE INDEX jobs_by_time ON public.jobs USING btree (transit_key, requested_at DESC);
+
+CREATE UNIQUE INDEX jobs_under_way ON public.jobs USING btree (transit_key, kind) WHERE (state = ANY (ARRAY['waiting'::text, 'running'::text]));
+
 CREATE INDEX write_intents_by_due ON public.write_intents USING btree (due_at);
 
 CREATE INDEX write_intents_by_path ON public.write_intents USING btree (kv_path);
@@ -197,7 +273,17 @@ ALTER INDEX public.credential_events_by_credential ATTACH PARTITION public.crede
 
 ALTER INDEX public.credential_events_pkey ATTACH PARTITION public.credential_events_default_pkey;
 
+ALTER INDEX public.credential_events_by_encryption ATTACH PARTITION public.credential_events_default_transit_key_transit_key_version_idx;
+
 ALTER INDEX public.credential_events_by_user ATTACH PARTITION public.credential_events_default_user_id_at_id_idx;
+
+ALTER INDEX public.credential_events_by_xid ATTACH PARTITION public.credential_events_default_xid_id_idx;
+
+ALTER TABLE ONLY public.job_failures
+    ADD CONSTRAINT job_failures_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.jobs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.jobs
+    ADD CONSTRAINT jobs_transit_key_fkey FOREIGN KEY (transit_key) REFERENCES public.key_floors(transit_key);
 
 GRANT USAGE ON SCHEMA public TO credentials_runtime;
 GRANT USAGE ON SCHEMA public TO credentials_rotator;
@@ -206,6 +292,7 @@ GRANT USAGE ON SCHEMA public TO credentials_auditor;
 REVOKE ALL ON FUNCTION public.ensure_event_partitions(months integer) FROM PUBLIC;
 
 GRANT SELECT ON TABLE public.credential_events TO credentials_auditor;
+GRANT SELECT ON TABLE public.credential_events TO credentials_rotator;
 
 GRANT INSERT(credential_id) ON TABLE public.credential_events TO credentials_runtime;
 GRANT INSERT(credential_id) ON TABLE public.credential_events TO credentials_rotator;
@@ -240,6 +327,9 @@ GRANT INSERT(batch_id) ON TABLE public.credential_events TO credentials_rotator;
 GRANT INSERT(request_id) ON TABLE public.credential_events TO credentials_runtime;
 GRANT INSERT(request_id) ON TABLE public.credential_events TO credentials_rotator;
 
+GRANT INSERT(transit_key) ON TABLE public.credential_events TO credentials_runtime;
+GRANT INSERT(transit_key) ON TABLE public.credential_events TO credentials_rotator;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.credentials TO credentials_runtime;
 GRANT SELECT ON TABLE public.credentials TO credentials_rotator;
 GRANT SELECT ON TABLE public.credentials TO credentials_auditor;
@@ -252,11 +342,57 @@ GRANT UPDATE(previous_kv_version) ON TABLE public.credentials TO credentials_rot
 
 GRANT UPDATE(previous_transit_key_version) ON TABLE public.credentials TO credentials_rotator;
 
+GRANT UPDATE(pinned_at) ON TABLE public.credentials TO credentials_rotator;
+
+GRANT SELECT,INSERT ON TABLE public.event_seals TO credentials_rotator;
+GRANT SELECT ON TABLE public.event_seals TO credentials_runtime;
+GRANT SELECT ON TABLE public.event_seals TO credentials_auditor;
+
 GRANT SELECT,INSERT,DELETE ON TABLE public.idempotency_keys TO credentials_runtime;
 
 GRANT SELECT ON TABLE public.installation TO credentials_runtime;
 GRANT SELECT ON TABLE public.installation TO credentials_rotator;
 GRANT SELECT ON TABLE public.installation TO credentials_auditor;
+
+GRANT SELECT,INSERT ON TABLE public.job_failures TO credentials_rotator;
+GRANT SELECT ON TABLE public.job_failures TO credentials_runtime;
+GRANT SELECT ON TABLE public.job_failures TO credentials_auditor;
+
+GRANT SELECT ON TABLE public.jobs TO credentials_runtime;
+GRANT SELECT ON TABLE public.jobs TO credentials_rotator;
+GRANT SELECT ON TABLE public.jobs TO credentials_auditor;
+
+GRANT INSERT(kind) ON TABLE public.jobs TO credentials_runtime;
+
+GRANT INSERT(transit_key) ON TABLE public.jobs TO credentials_runtime;
+
+GRANT INSERT(below_version) ON TABLE public.jobs TO credentials_runtime;
+
+GRANT UPDATE(state) ON TABLE public.jobs TO credentials_rotator;
+
+GRANT INSERT(requested_by) ON TABLE public.jobs TO credentials_runtime;
+
+GRANT INSERT(request_id) ON TABLE public.jobs TO credentials_runtime;
+
+GRANT UPDATE(started_at) ON TABLE public.jobs TO credentials_rotator;
+
+GRANT UPDATE(heartbeat_at) ON TABLE public.jobs TO credentials_rotator;
+
+GRANT UPDATE(ended_at) ON TABLE public.jobs TO credentials_rotator;
+
+GRANT UPDATE(stop_requested_by) ON TABLE public.jobs TO credentials_runtime;
+
+GRANT UPDATE(from_version) ON TABLE public.jobs TO credentials_rotator;
+
+GRANT UPDATE(to_version) ON TABLE public.jobs TO credentials_rotator;
+
+GRANT UPDATE(total) ON TABLE public.jobs TO credentials_rotator;
+
+GRANT UPDATE(done) ON TABLE public.jobs TO credentials_rotator;
+
+GRANT UPDATE(failed) ON TABLE public.jobs TO credentials_rotator;
+
+GRANT UPDATE(reason) ON TABLE public.jobs TO credentials_rotator;
 
 GRANT SELECT ON TABLE public.key_floors TO credentials_runtime;
 GRANT SELECT ON TABLE public.key_floors TO credentials_rotator;

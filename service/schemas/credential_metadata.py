@@ -37,14 +37,19 @@ class CredentialEvent(BaseModel):
 
     id: int = Field(description="Counts events; not without gaps.")
     at: Text = Field(description="When (RFC 3339, UTC).")
-    credential_id: Text | None = Field(description="Which credential; null if what was asked for is no UUID.")
+    credential_id: Text | None = Field(
+        description="Which credential; null if what was asked for is no UUID, and where it is about a key."
+    )
     user_id: str | None = Field(description="Whose credential it is; null where there is no such credential.")
     account_id: Text | None = Field(description="The credential's account.")
-    acting_user: str = Field(description="The user it was done as, or on behalf of.")
+    acting_user: str | None = Field(
+        description="The user it was done as, or on behalf of; null for what is done to keys, and rewraps."
+    )
     actor: str = Field(description="Who did it: role and name from the token, or the embedding program.")
     action: str = Field(description="What was done.")
     outcome: Literal["granted", "denied", "done", "failed"] = Field(description="How it ended.")
     reason: str | None = Field(description="Why it was denied or failed.")
+    transit_key: str | None = Field(description="The transit key involved.")
     transit_key_version: int | None = Field(description="The key version involved.")
     batch_id: Text | None = Field(description="Sent to Vault with the request: joins this to Vault's audit log.")
     request_id: str | None = Field(description="The request's id, as in the service's log.")

@@ -173,14 +173,14 @@ async def test_a_migration_that_fails_leaves_nothing_of_itself_and_can_be_applie
     before, known = await everything(conn), migrations()
 
     def with_next(statements: str) -> None:
-        monkeypatch.setattr(migrate_module, "migrations", lambda: [*known, Migration(2, "0002_next.sql", statements)])
+        monkeypatch.setattr(migrate_module, "migrations", lambda: [*known, Migration(99, "0099_next.sql", statements)])
 
     with_next("CREATE TABLE next_one (id integer); SELECT 1 / 0;")
     with pytest.raises(DatabaseUnavailable):
         await migrate(owner_url, transit_keys=KEYS)
     assert await everything(conn) == before
     with_next("CREATE TABLE next_one (id integer);")
-    assert await migrate(owner_url, transit_keys=KEYS) == ["0002_next.sql"]
+    assert await migrate(owner_url, transit_keys=KEYS) == ["0099_next.sql"]
     assert await conn.fetchval("SELECT to_regclass('next_one')") is not None
 
 

@@ -31,7 +31,7 @@ def subclasses(kind: type[CredentialsError]) -> Iterator[type[CredentialsError]]
 ALL: list[type[CredentialsError]] = sorted(
     {CredentialsError, *subclasses(CredentialsError)}, key=lambda kind: kind.__name__
 )
-KEPT = {"field", "problem", "problems", "retry_after"}
+KEPT = {"field", "problem", "problems", "retry_after", "count", "credential_ids"}
 """What errors may keep beside their text: fixed words and seconds."""
 
 

@@ -1,0 +1,1 @@
+-- The statements about transit keys, and about the jobs that rotate, rewrap and retire them. See `queries.sql`.

@@ -1,0 +1,1 @@
+-- The statements about the seals over the events. See `queries.sql`.
