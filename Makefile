@@ -32,12 +32,14 @@ bench: $(INSTALLED) ## Measure opening a credential beside the alternatives, in 
 install: $(INSTALLED) ## The packages of uv.lock into .venv
 	@echo 'installed: $(BIN)/vault-credentials'
 
-lint: $(INSTALLED) ## ruff, mypy --strict and the import contracts
+lint: $(INSTALLED) ## ruff, mypy --strict, the import contracts and, where it is, terraform fmt
 	@status=0; \
 	$(BIN)/ruff check . || status=1; \
 	$(BIN)/ruff format --check . || status=1; \
 	$(BIN)/mypy || status=1; \
 	$(BIN)/lint-imports || status=1; \
+	if command -v terraform >/dev/null; then terraform fmt -check -recursive vault-policies || status=1; \
+	else echo 'no terraform on PATH: vault-policies/terraform is not checked'; fi; \
 	exit $$status
 
 format: $(INSTALLED) ## Format the code

@@ -49,6 +49,10 @@ class Stack:
         return self.local.database_url
 
     @property
+    def rotator_url(self) -> str:
+        return self.local.rotator_database_url
+
+    @property
     def role_id(self) -> str:
         return self.local.role_id
 
@@ -83,7 +87,14 @@ class Stack:
 
     def runtime_token(self) -> str:
         """A new Vault token of the service's own role."""
-        login = {"role_id": self.role_id, "secret_id": self.secret_id_file.read_text()}
+        return self._logged_in(self.role_id, self.secret_id_file)
+
+    def rotator_token(self) -> str:
+        """A new Vault token of the role that rotates, rewraps and retires."""
+        return self._logged_in(self.local.rotator_role_id, self.local.rotator_secret_id_file)
+
+    def _logged_in(self, role_id: str, secret_id_file: Path) -> str:
+        login = {"role_id": role_id, "secret_id": secret_id_file.read_text()}
         answer = self.vault("POST", f"auth/{self.local.names.approle}/login", login)
         return str(answer.json()["auth"]["client_token"])
 

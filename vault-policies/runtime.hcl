@@ -1,10 +1,11 @@
 # The service's own policy: what storing, opening, updating and deleting credentials needs, and nothing else.
 # Mounts: `transit`, `credentials` (KV v2). Under other names, replace the first segment of each path.
 
-# Encrypt and decrypt under the keys that are there. No `create`: encrypting under an unknown name would make a key.
+# Encrypt and decrypt under each type's key, by its name: with `*` in its place these would be about any key that begins
+# so, the ones for HMACs and signatures below included. No `create`: encrypting under an unknown name would make a key.
 # Allowed parameters leave out what would change how a key is made or used (type, convergent_encryption, nonce). Vault
-# does not look into `batch_input`: an item there may still name a key_version, down to the key's min_encryption_version.
-path "transit/encrypt/credentials-*" {
+# does not look into `batch_input`: an item there may still name a key_version, down to its min_encryption_version.
+path "transit/encrypt/credentials-alpaca" {
   capabilities = ["update"]
   allowed_parameters = {
     "plaintext"                     = []
@@ -14,7 +15,27 @@ path "transit/encrypt/credentials-*" {
   }
 }
 
-path "transit/decrypt/credentials-*" {
+path "transit/encrypt/credentials-polygon" {
+  capabilities = ["update"]
+  allowed_parameters = {
+    "plaintext"                     = []
+    "context"                       = []
+    "batch_input"                   = []
+    "partial_failure_response_code" = []
+  }
+}
+
+path "transit/decrypt/credentials-alpaca" {
+  capabilities = ["update"]
+  allowed_parameters = {
+    "ciphertext"                    = []
+    "context"                       = []
+    "batch_input"                   = []
+    "partial_failure_response_code" = []
+  }
+}
+
+path "transit/decrypt/credentials-polygon" {
   capabilities = ["update"]
   allowed_parameters = {
     "ciphertext"                    = []
@@ -25,23 +46,22 @@ path "transit/decrypt/credentials-*" {
 }
 
 # The key that compares request bodies makes HMACs and nothing else.
-path "transit/encrypt/credentials-idempotency" {
-  capabilities = ["deny"]
-}
-
-path "transit/decrypt/credentials-idempotency" {
-  capabilities = ["deny"]
-}
-
 path "transit/hmac/credentials-idempotency" {
   capabilities = ["update"]
+  allowed_parameters = {
+    "input" = []
+  }
 }
 
 path "transit/verify/credentials-idempotency" {
   capabilities = ["update"]
+  allowed_parameters = {
+    "input" = []
+    "hmac"  = []
+  }
 }
 
-# Readiness: is the key there, and derived? This shows versions and times, never key material.
+# Readiness (is the key there, and derived?) and `/keys`. This shows versions and times, never key material.
 path "transit/keys/credentials-*" {
   capabilities = ["read"]
 }
@@ -84,6 +104,11 @@ path "credentials/metadata/+/" {
 
 # Which installation this mount belongs to. Provisioning writes it.
 path "credentials/data/installation" {
+  capabilities = ["read"]
+}
+
+# The newest seal over the events. The rotator writes it.
+path "credentials/data/event-seal" {
   capabilities = ["read"]
 }
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 
 from service.errors import InvalidInput
+from service.localstack.policies import described
 from service.localstack.vault_admin import VaultAdmin
 from service.names import name_problem
 
@@ -20,7 +21,6 @@ USER_CLAIM = "user"
 
 _KEY = "vault-credentials"
 _SUBJECT_ROLE = "vault-credentials-subject"
-_TTL = "1h"
 
 
 def ensure_issuer(vault: VaultAdmin, *, is_ours: bool) -> str:
@@ -28,6 +28,7 @@ def ensure_issuer(vault: VaultAdmin, *, is_ours: bool) -> str:
 
     The issuer's URL of a Vault that isn't ours is set only where nobody has: all its identity tokens carry it.
     """
+    wanted = described()["oidc"]
     configured = str(vault.data("GET", "identity/oidc/config").get("issuer") or "")
     if is_ours or not configured:
         configured = vault.address
@@ -36,9 +37,7 @@ def ensure_issuer(vault: VaultAdmin, *, is_ours: bool) -> str:
         "POST",
         f"identity/oidc/key/{_KEY}",
         {
-            "algorithm": "RS256",
-            "rotation_period": "24h",
-            "verification_ttl": "24h",
+            **wanted["key"],
             "allowed_client_ids": [AUDIENCE],
         },
     )
@@ -48,7 +47,7 @@ def ensure_issuer(vault: VaultAdmin, *, is_ours: bool) -> str:
         vault.call(
             "POST",
             f"identity/oidc/role/{_oidc_role(role)}",
-            {"key": _KEY, "client_id": AUDIENCE, "ttl": _TTL, "template": template},
+            {"key": _KEY, "client_id": AUDIENCE, "ttl": wanted["ttl"], "template": template},
         )
     policies = []
     for role in ROLES:

@@ -26,6 +26,21 @@ path "auth/token/create/vault-credentials-subject" {
   }
 }
 
+# A person's token for the Vault UI: each of these token roles gives one policy, whatever is asked for.
+path "auth/token/create/vault-credentials-operator" {
+  capabilities = ["update"]
+  allowed_parameters = {
+    "display_name" = []
+  }
+}
+
+path "auth/token/create/vault-credentials-auditor" {
+  capabilities = ["update"]
+  allowed_parameters = {
+    "display_name" = []
+  }
+}
+
 # The accessor of the token login, which an alias needs.
 path "sys/auth" {
   capabilities = ["read"]

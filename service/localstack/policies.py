@@ -1,8 +1,14 @@
-"""The policy files, and how they are fitted to mounts under other names."""
+"""The policy files and `provisioning.json`, and how policies are fitted to mounts under other names.
 
+The Terraform module in `vault-policies/terraform` reads the same files.
+"""
+
+import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from service.errors import ConfigurationError
 
@@ -20,11 +26,20 @@ class VaultNames:
     approle: str = "approle"
     key_prefix: str = "credentials-"
     role: str = "credentials-runtime"
+    rotator: str = "credentials-rotator"
+    operator: str = "credentials-operator"
+    auditor: str = "credentials-auditor"
+    """Each role's policy; of `role` and `rotator` also the AppRole role."""
 
     @property
     def idempotency_key(self) -> str:
         """The transit key that compares request bodies."""
         return f"{self.key_prefix}idempotency"
+
+    @property
+    def events_key(self) -> str:
+        """The transit key that signs the seals over the events."""
+        return f"{self.key_prefix}events"
 
     def type_key(self, credential_type: str) -> str:
         """The transit key of a credential type."""
@@ -37,20 +52,32 @@ def policy_file(name: str) -> Path:
     Raises:
         ConfigurationError: neither is there.
     """
-    for folder in (_HERE / "vault-policies", _HERE.parents[1] / "vault-policies"):
-        file = folder / f"{name}.hcl"
-        if file.is_file():
-            return file
-    raise ConfigurationError(f"vault-policies/{name}.hcl is missing from this installation")
+    return _installed(f"{name}.hcl")
+
+
+@cache
+def described() -> dict[str, Any]:
+    """`vault-policies/provisioning.json`: the settings of what is made in a Vault, times in seconds. Not to be changed.
+
+    Raises:
+        ConfigurationError: it is missing from this installation.
+    """
+    return dict(json.loads(_installed("provisioning.json").read_text(encoding="utf-8")))
 
 
 def fitted(policy: str, names: VaultNames) -> str:
-    """The policy's text for these names. Only `path` lines change: mount, AppRole mount and role, key prefix.
+    """The policy's text for these names. Only `path` lines change: mounts, key prefix, AppRole roles and policies.
 
     Raises:
         ConfigurationError: a name holds a character that means something in a policy's path.
     """
-    for name in (names.transit, names.kv, names.approle, names.key_prefix, names.role):
+    roles = {
+        "credentials-runtime": names.role,
+        "credentials-rotator": names.rotator,
+        "credentials-operator": names.operator,
+        "credentials-auditor": names.auditor,
+    }
+    for name in (names.transit, names.kv, names.approle, names.key_prefix, *roles.values()):
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name):
             raise ConfigurationError("a mount's or key's name may hold letters, digits, `_`, `.`, `-` and `/` alone")
 
@@ -60,17 +87,27 @@ def fitted(policy: str, names: VaultNames) -> str:
             return f'path "{names.transit}/{rest.replace("/credentials-", f"/{names.key_prefix}")}"'
         if first == "credentials":
             return f'path "{names.kv}/{rest}"'
-        if line[1].startswith("auth/approle/"):
-            fitted_path = line[1].replace("auth/approle/", f"auth/{names.approle}/", 1)
-            return f'path "{fitted_path.replace("/credentials-runtime", f"/{names.role}")}"'
-        return line[0]
+        rest = re.sub(r"(?<=/)credentials-\w+", lambda role: roles.get(role[0], role[0]), line[1])
+        return f'path "{re.sub("^auth/approle/", f"auth/{names.approle}/", rest)}"'
 
     return _PATH_LINE.sub(rename, policy)
 
 
-def runtime_policy(names: VaultNames) -> str:
-    """The service's own policy."""
-    return fitted(policy_file("runtime").read_text(encoding="utf-8"), names)
+def role_policies(names: VaultNames) -> dict[str, str]:
+    """Every production role's policy, by the name it has in Vault.
+
+    Raises as `policy_file` and `fitted`.
+    """
+    files = {names.role: "runtime", names.rotator: "rotator", names.operator: "operator", names.auditor: "auditor"}
+    return {name: fitted(policy_file(file).read_text(encoding="utf-8"), names) for name, file in files.items()}
+
+
+def _installed(name: str) -> Path:
+    for folder in (_HERE / "vault-policies", _HERE.parents[1] / "vault-policies"):
+        file = folder / name
+        if file.is_file():
+            return file
+    raise ConfigurationError(f"vault-policies/{name} is missing from this installation")
 
 
 def local_operator_policy(names: VaultNames, *, may_seal: bool) -> str:

@@ -1,7 +1,8 @@
 """Gives a Vault what the service needs. Idempotent: run again, it changes what differs and makes what is missing.
 
-What holds afterwards: the mounts, the transit keys, the runtime's policy and AppRole role, and the installation id,
-which ties this Vault to one Postgres database. A key or a mount that is there is never made anew.
+What holds afterwards: the mounts, the transit keys, each role's policy, the runtime's and the rotator's AppRole roles,
+and the installation id, which ties this Vault to one Postgres database. A key or a mount that is there is never made
+anew.
 
 Vault documentation: https://developer.hashicorp.com/vault/api-docs (secret/transit, secret/kv/kv-v2, auth/approle,
 system/audit, system/config-auditing).
@@ -14,19 +15,23 @@ from uuid import UUID
 import httpx
 
 from service.errors import ConfigurationError, InstallationMismatch
-from service.localstack.policies import VaultNames, local_minting_policy, local_operator_policy, runtime_policy
+from service.localstack.policies import (
+    VaultNames,
+    described,
+    local_minting_policy,
+    local_operator_policy,
+    role_policies,
+)
 from service.localstack.vault_admin import VaultAdmin
 
 CREDENTIAL_TYPES = ("alpaca", "polygon")
 
-_BATCH_HEADER = "X-Credentials-Batch-Id"
-_MAX_VERSIONS = 100  # KV's default of 10 would let ten failed updates push the pinned version out
 _PERIOD = "768h"  # the longest lease a Vault grants by default; it begins anew at each renewal
 
 
 @dataclass(frozen=True)
-class RuntimeLogin:
-    """What the service logs in with."""
+class AppRoleLogin:
+    """What the service, or a worker, logs in with."""
 
     role_id: str
     secret_id: str = field(repr=False)
@@ -35,17 +40,19 @@ class RuntimeLogin:
 def provision(
     vault: VaultAdmin, installation_id: UUID, names: VaultNames, types: Sequence[str] = CREDENTIAL_TYPES
 ) -> None:
-    """Mounts, keys, policy, AppRole role, audited header and installation id.
+    """Mounts, keys, policies, AppRole roles, audited header and installation id.
 
     Raises:
         InstallationMismatch: this Vault belongs to another Postgres database. Nothing has been changed.
         ConfigurationError: a mount or a key is there, but is not what is needed. Nothing that is there was changed.
         VaultDenied, VaultRefused, VaultUnavailable: from Vault.
     """
+    wanted = described()
     is_claimed = _check_installation(vault, installation_id, names)
     _mount(vault, names.transit, "transit", {})
     _mount(vault, names.kv, "kv", {"version": "2"})
-    vault.call("POST", f"{names.kv}/config", {"cas_required": True, "max_versions": _MAX_VERSIONS})
+    # KV's default of 10 versions would let ten failed updates push the pinned version out.
+    vault.call("POST", f"{names.kv}/config", wanted["kv"])
     if not is_claimed:
         vault.call(
             "POST",
@@ -53,36 +60,33 @@ def provision(
             {"data": {"id": str(installation_id)}, "options": {"cas": 0}},
         )
     for credential_type in types:
-        _key(vault, names, names.type_key(credential_type), {"type": "aes256-gcm96", "derived": True})
-    _key(vault, names, names.idempotency_key, {"type": "hmac", "key_size": 32})
-    _write_policy(vault, names.role, runtime_policy(names))
+        _key(vault, names, names.type_key(credential_type), wanted["keys"]["credential_type"])
+    _key(vault, names, names.idempotency_key, wanted["keys"]["idempotency"])
+    _key(vault, names, names.events_key, wanted["keys"]["events"])
+    for policy, rules in role_policies(names).items():
+        _write_policy(vault, policy, rules)
     if f"{names.approle}/" not in vault.data("GET", "sys/auth"):
         vault.call("POST", f"sys/auth/{names.approle}", {"type": "approle"})
-    vault.call(
-        "POST",
-        f"auth/{names.approle}/role/{names.role}",
-        {
-            "token_policies": [names.role],
-            "token_no_default_policy": True,
-            "token_ttl": "1h",
-            "token_max_ttl": "24h",
-            "secret_id_num_uses": 0,
-            "secret_id_ttl": 0,
-        },
-    )
+    # The operator and the auditor are people: they log in as the organisation's people do.
+    for role in (names.role, names.rotator):
+        vault.call(
+            "POST",
+            f"auth/{names.approle}/role/{role}",
+            {"token_policies": [role], **wanted["token"], **wanted["approle"]},
+        )
     # A random id, logged in the clear: it joins an event of ours with Vault's own record of the decryption.
-    vault.call("POST", f"sys/config/auditing/request-headers/{_BATCH_HEADER}", {"hmac": False})
+    header = wanted["audited_header"]
+    vault.call("POST", f"sys/config/auditing/request-headers/{header['name']}", {"hmac": header["hmac"]})
 
 
-def runtime_login(vault: VaultAdmin, names: VaultNames, secret_id: str | None) -> RuntimeLogin:
+def runtime_login(vault: VaultAdmin, names: VaultNames, secret_id: str | None) -> AppRoleLogin:
     """The role's id, and the given secret id if Vault still takes it, else a new one."""
-    role = f"auth/{names.approle}/role/{names.role}"
-    role_id = str(vault.data("GET", f"{role}/role-id")["role_id"])
-    if secret_id is not None:
-        known = vault.raw("POST", f"{role}/secret-id/lookup", {"secret_id": secret_id})
-        if known.status_code == httpx.codes.OK:
-            return RuntimeLogin(role_id, secret_id)
-    return RuntimeLogin(role_id, str(vault.data("POST", f"{role}/secret-id", {})["secret_id"]))
+    return _login(vault, f"auth/{names.approle}/role/{names.role}", secret_id)
+
+
+def rotator_login(vault: VaultAdmin, names: VaultNames, secret_id: str | None) -> AppRoleLogin:
+    """As `runtime_login`, of the role that rotates, rewraps and retires."""
+    return _login(vault, f"auth/{names.approle}/role/{names.rotator}", secret_id)
 
 
 def operator_token(vault: VaultAdmin, names: VaultNames, kept: str | None, *, is_ours: bool) -> str:
@@ -96,6 +100,15 @@ def minting_token(vault: VaultAdmin, kept: str | None) -> str:
     accessor = str(vault.data("GET", "sys/auth")["token/"]["accessor"])
     _write_policy(vault, "local-minting", local_minting_policy(accessor))
     return _kept_or_new(vault, "local-minting", kept)
+
+
+def _login(vault: VaultAdmin, role: str, secret_id: str | None) -> AppRoleLogin:
+    role_id = str(vault.data("GET", f"{role}/role-id")["role_id"])
+    if secret_id is not None:
+        known = vault.raw("POST", f"{role}/secret-id/lookup", {"secret_id": secret_id})
+        if known.status_code == httpx.codes.OK:
+            return AppRoleLogin(role_id, secret_id)
+    return AppRoleLogin(role_id, str(vault.data("POST", f"{role}/secret-id", {})["secret_id"]))
 
 
 def _kept_or_new(vault: VaultAdmin, policy: str, kept: str | None) -> str:

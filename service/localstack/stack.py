@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from uuid import UUID
 
 from service.errors import ConfigurationError, CredentialsError
-from service.localstack import identity_tokens, provisioning
+from service.localstack import identity_tokens, provisioning, vault_tokens
 from service.localstack.policies import VaultNames
 from service.localstack.postgres_server import blocking, running_postgres
 from service.localstack.state_dir import StateDir
@@ -21,6 +21,7 @@ from service.postgres.migrate import create_login, installation_id, migrate
 from service.settings import Settings, load_settings
 
 _RUNTIME_ROLE = "credentials_runtime"
+_ROTATOR_ROLE = "credentials_rotator"
 _FACTS = "stack.json"
 _MINTING_TOKEN = "minting.token"  # noqa: S105 - a file's name
 
@@ -43,6 +44,10 @@ class LocalStack:
     owner_database_url: str = field(repr=False)
     database_url: str = field(repr=False)
     """As the runtime's role, which owns nothing."""
+    rotator_role_id: str
+    rotator_secret_id_file: Path
+    rotator_database_url: str = field(repr=False)
+    """As the rotator's role, which owns nothing either."""
     postgres_origin: str
 
     @property
@@ -63,6 +68,11 @@ class LocalStack:
             "CREDENTIALS_VAULT_AUTH_MOUNT": self.names.approle,
             "CREDENTIALS_VAULT_ROLE_ID": self.role_id,
             "CREDENTIALS_VAULT_SECRET_ID_FILE": str(self.secret_id_file),
+            "CREDENTIALS_ROTATOR_DATABASE_URL": self.rotator_database_url,
+            "CREDENTIALS_ROTATOR_VAULT_LOGIN": "approle",
+            "CREDENTIALS_ROTATOR_VAULT_AUTH_MOUNT": self.names.approle,
+            "CREDENTIALS_ROTATOR_VAULT_ROLE_ID": self.rotator_role_id,
+            "CREDENTIALS_ROTATOR_VAULT_SECRET_ID_FILE": str(self.rotator_secret_id_file),
             "CREDENTIALS_TRANSIT_MOUNT": self.names.transit,
             "CREDENTIALS_TRANSIT_KEY_PREFIX": self.names.key_prefix,
             "CREDENTIALS_KV_MOUNT": self.names.kv,
@@ -93,6 +103,13 @@ class LocalStack:
             "vault_secret_id": None,
             "vault_secret_id_file": self.secret_id_file,
             "vault_secret_id_wrapped": False,
+            "rotator_database_url": self.rotator_database_url,
+            "rotator_vault_login": "approle",
+            "rotator_vault_auth_mount": self.names.approle,
+            "rotator_vault_role_id": self.rotator_role_id,
+            "rotator_vault_secret_id": None,
+            "rotator_vault_secret_id_file": self.rotator_secret_id_file,
+            "rotator_vault_secret_id_wrapped": False,
             "transit_mount": self.names.transit,
             "transit_key_prefix": self.names.key_prefix,
             "kv_mount": self.names.kv,
@@ -154,7 +171,10 @@ def local_stack(
                 provisioning.provision(admin, installation, names)
                 if not vault.is_ours:
                     provisioning.ensure_audited(admin, None, progress)
+                vault_tokens.ensure_roles(admin, names)
                 _keep(state, _MINTING_TOKEN, lambda kept: provisioning.minting_token(admin, kept))
+                runtime = provisioning.runtime_login(admin, names, state.read("secret-id"))
+                rotator = provisioning.rotator_login(admin, names, state.read("rotator.secret-id"))
                 yield LocalStack(
                     state_dir=state.path,
                     vault=vault,
@@ -165,10 +185,14 @@ def local_stack(
                         "operator.token",
                         lambda kept: provisioning.operator_token(admin, names, kept, is_ours=vault.is_ours),
                     ),
-                    **_login(admin, names, state),
+                    role_id=runtime.role_id,
+                    secret_id_file=state.write("secret-id", runtime.secret_id),
                     oidc_issuer=identity_tokens.ensure_issuer(admin, is_ours=vault.is_ours),
                     owner_database_url=postgres.owner_url,
-                    database_url=_runtime_url(postgres.owner_url, installation, state),
+                    database_url=_database_login(postgres.owner_url, _RUNTIME_ROLE, installation, state),
+                    rotator_role_id=rotator.role_id,
+                    rotator_secret_id_file=state.write("rotator.secret-id", rotator.secret_id),
+                    rotator_database_url=_database_login(postgres.owner_url, _ROTATOR_ROLE, installation, state),
                     postgres_origin=postgres.origin,
                 )
 
@@ -195,14 +219,24 @@ def mint_token(state_dir: Path, role: str, subject: str) -> str:
     It is asked for with a token of its own, which `env` does not print: whoever can mint can be anybody.
     Raises as `noted_environment` and `identity_tokens.mint`.
     """
+    with _minting(state_dir) as vault:
+        return identity_tokens.mint(vault, role, subject)
+
+
+def mint_vault_token(state_dir: Path, role: str, subject: str) -> str:
+    """A token of that Vault's, for its UI and CLI; see `vault_tokens.mint`. Asked for and raising as `mint_token`."""
+    with _minting(state_dir) as vault:
+        return vault_tokens.mint(vault, role, subject)
+
+
+def _minting(state_dir: Path) -> VaultAdmin:
     variables = noted_environment(state_dir)
-    with VaultAdmin(
+    return VaultAdmin(
         variables["VAULT_ADDR"],
         StateDir(state_dir).read(_MINTING_TOKEN),
         namespace=variables.get("VAULT_NAMESPACE"),
         cacert=variables.get("VAULT_CACERT"),
-    ) as vault:
-        return identity_tokens.mint(vault, role, subject)
+    )
 
 
 def _is_own(stack: LocalStack) -> bool:
@@ -240,22 +274,18 @@ def _keep(state: StateDir, name: str, kept_or_new: Callable[[str | None], str]) 
     return token
 
 
-def _login(admin: VaultAdmin, names: VaultNames, state: StateDir) -> dict[str, Any]:
-    login = provisioning.runtime_login(admin, names, state.read("secret-id"))
-    return {"role_id": login.role_id, "secret_id_file": state.write("secret-id", login.secret_id)}
-
-
-def _runtime_url(owner_url: str, installation: UUID, state: StateDir) -> str:
-    """A login of the runtime's role, with a password of this state folder's."""
-    name = f"{_RUNTIME_ROLE}_{installation.hex[:8]}"
-    password = state.read("runtime.password")
+def _database_login(owner_url: str, role: str, installation: UUID, state: StateDir) -> str:
+    """The URL of a login of this group role, with a password of this state folder's."""
+    name = f"{role}_{installation.hex[:8]}"
+    kept = f"{role.removeprefix('credentials_')}.password"
+    password = state.read(kept)
     if password is None:
         password = secrets.token_hex(24)  # hex needs no escaping in a URL
-        state.write("runtime.password", password)
+        state.write(kept, password)
     try:
-        blocking(create_login(owner_url, name=name, password=password, member_of=_RUNTIME_ROLE))
+        blocking(create_login(owner_url, name=name, password=password, member_of=role))
     except CredentialsError:
-        raise ConfigurationError("DATABASE_URL: that user may not create the runtime's login role") from None
+        raise ConfigurationError("DATABASE_URL: that user may not create the service's login roles") from None
     parts = urlsplit(owner_url)
     query = urlencode([pair for pair in parse_qsl(parts.query) if pair[0] not in ("user", "password")])
     host = parts.netloc.rpartition("@")[2]

@@ -30,10 +30,11 @@ from service.errors import ConfigurationError, InstallationMismatch, InvalidInpu
 from service.localstack import launcher
 from service.localstack.go_build import built_vault
 from service.localstack.processes import ChildProcess
-from service.localstack.stack import local_stack, noted_environment
+from service.localstack.stack import local_stack, mint_vault_token, noted_environment
 from service.localstack.state_dir import StateDir
 from service.localstack.vault_admin import VaultAdmin
 from service.localstack.vault_binary import NoWayToVault, find_vault
+from service.settings import load_settings
 from tests.support import Stack, canary
 
 COMMAND = [str(Path(sys.executable).with_name("vault-credentials"))]
@@ -294,7 +295,16 @@ def test_a_kept_port_that_is_taken_now_is_replaced(tmp_path: Path) -> None:
 
 def test_all_that_is_kept_is_closed_to_other_users(running: Launch) -> None:
     assert stat.S_IMODE(running.folder.stat().st_mode) == 0o700
-    for name in ("init.json", "stack.json", "secret-id", "operator.token", "minting.token", "postgres.json"):
+    for name in (
+        "init.json",
+        "stack.json",
+        "secret-id",
+        "rotator.secret-id",
+        "rotator.password",
+        "operator.token",
+        "minting.token",
+        "postgres.json",
+    ):
         assert stat.S_IMODE((running.folder / name).stat().st_mode) == 0o600, name
 
 
@@ -325,12 +335,37 @@ def test_env_says_what_another_process_needs(running: Launch, tmp_path: Path) ->
     assert seen["orphan"]
 
 
+def test_env_has_the_logins_of_a_worker(running: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in command("env", "--state-dir", str(running.folder)).stdout.splitlines():
+        monkeypatch.setenv(*shlex.split(line.removeprefix("export "))[0].split("=", 1))
+    settings = load_settings()
+    rotator = settings.as_rotator()
+    assert rotator is not None
+    assert rotator.vault_role_id != settings.vault_role_id
+    assert rotator.vault_secret_id_file == running.folder / "rotator.secret-id"
+    assert "//credentials_rotator_" in rotator.database_url.get_secret_value()
+
+
+def test_a_person_gets_a_vault_token_for_the_ui_and_cli(running: Launch) -> None:
+    arguments = ("token", "--vault", "--state-dir", str(running.folder), "--subject", "carol", "--role")
+    given = command(*arguments, "auditor")
+    assert given.returncode == 0, given.stderr
+    noted = noted_environment(running.folder)
+    with VaultAdmin(noted["VAULT_ADDR"], given.stdout.strip()) as vault:
+        assert vault.data("GET", "auth/token/lookup-self")["policies"] == ["credentials-auditor"]
+        assert vault.data("GET", "transit/keys/credentials-alpaca")["latest_version"] >= 1
+    refused = command(*arguments, "user")
+    assert refused.returncode == 2
+    assert "role must be operator or auditor" in refused.stderr.replace(":", "")
+
+
 def test_env_tells_no_more_than_it_should(running: Launch) -> None:
     printed = command("env", "--state-dir", str(running.folder)).stdout
     kept = {name: json.loads((running.folder / name).read_text()) for name in ("init.json", "postgres.json")}
     for secret in (
         (running.folder / "minting.token").read_text(),
         (running.folder / "secret-id").read_text(),
+        (running.folder / "rotator.secret-id").read_text(),
         kept["init.json"]["root_token"],
         kept["init.json"]["unseal_key"],
         kept["postgres.json"]["superuser_password"],
@@ -373,17 +408,19 @@ async def test_the_owner_of_the_tables_reads_no_file_of_the_machine(running: Lau
         await connection.close()
 
 
-async def test_the_runtimes_login_owns_nothing(running: Launch) -> None:
+@pytest.mark.parametrize("login", ["DATABASE_URL", "CREDENTIALS_ROTATOR_DATABASE_URL"])
+async def test_the_services_logins_own_nothing(running: Launch, login: str) -> None:
     noted = json.loads((running.folder / "stack.json").read_text())["environment"]
-    connection = await asyncpg.connect(noted["DATABASE_URL"])
+    connection = await asyncpg.connect(noted[login])
     try:
         for forbidden in (
             "CREATE TABLE more (id int)",
             "DROP TABLE credentials",
             "UPDATE credential_events SET reason = 'x'",
             "DELETE FROM credential_events",
-            "SELECT * FROM credential_events",
             "CREATE ROLE more",
+            # The rotator seals them.
+            *(["SELECT * FROM credential_events"] if login == "DATABASE_URL" else []),
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(forbidden)
@@ -546,6 +583,30 @@ def test_given_servers_are_used_and_left_running(private_stack: Stack, tmp_path:
         assert able["sys/seal"] == ["deny"]
     assert private_stack.vault("GET", "sys/health").is_success
     assert private_stack.secret_id_file.read_text() == before
+
+
+async def test_a_stack_of_before_rotation_gets_what_is_new_when_it_starts_again(
+    private_stack: Stack, tmp_path: Path
+) -> None:
+    gone = ("auth/approle/role/credentials-rotator", "auth/token/roles/vault-credentials-auditor")
+    policies = [f"sys/policies/acl/credentials-{role}" for role in ("rotator", "operator", "auditor")]
+    private_stack.vault("POST", "transit/keys/credentials-events/config", {"deletion_allowed": True})
+    for path in ("transit/keys/credentials-events", *gone, *policies):
+        assert private_stack.vault("DELETE", path).is_success
+        assert private_stack.vault("GET", path).status_code == httpx.codes.NOT_FOUND
+    owner = await asyncpg.connect(private_stack.owner_url)
+    await owner.execute(f"DROP ROLE {urlsplit(private_stack.rotator_url).username}")
+    await owner.close()
+    with local_stack(tmp_path / "other", given_servers(private_stack), print) as other:
+        assert private_stack.vault("GET", "transit/keys/credentials-events").json()["data"]["type"] == "ed25519"
+        token = Stack(other).rotator_token()
+        seen = private_stack.vault("GET", "transit/keys/credentials-alpaca", token=token)
+        assert seen.is_success
+        connection = await asyncpg.connect(other.rotator_database_url)
+        assert await connection.fetchval("SELECT pg_has_role(current_user, 'credentials_rotator', 'usage')")
+        await connection.close()
+        other.note()
+        assert mint_vault_token(other.state_dir, "auditor", "carol")
 
 
 def test_a_vault_of_another_installation_is_refused_and_left_as_it_was(stack: Stack, tmp_path: Path) -> None:

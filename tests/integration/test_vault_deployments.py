@@ -31,7 +31,14 @@ from tests.support import Stack
 from tests.written import Somebody, pair_of_keys
 
 OTHER_NAMES = VaultNames(
-    transit="team-a/transit", kv="team-a/secrets", approle="team-a/approle", key_prefix="cred_", role="team-a-service"
+    transit="team-a/transit",
+    kv="team-a/secrets",
+    approle="team-a/approle",
+    key_prefix="cred_",
+    role="team-a-service",
+    rotator="team-a-rotator",
+    operator="team-a-operator",
+    auditor="team-a-auditor",
 )
 
 

@@ -7,7 +7,6 @@ reason (404, 400) would be allowed on another day.
 import base64
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +14,6 @@ import httpx
 import pytest
 
 from service.localstack import identity_tokens
-from service.localstack.policies import VaultNames, runtime_policy
 from tests.support import Stack
 
 ALPACA = "credentials-alpaca"
@@ -291,6 +289,12 @@ MINTING_REFUSED: list[tuple[str, str, Any]] = [
     ("POST", "identity/entity-alias", {"id": "x", "name": "vault-credentials-x", "canonical_id": "x"}),
     ("POST", "auth/token/create", {}),
     ("POST", "auth/token/create/vault-credentials-subject", {"entity_alias": "x"}),
+    ("POST", "auth/token/create/vault-credentials-auditor", {"policies": ["credentials-runtime"]}),
+    ("POST", "auth/token/create/vault-credentials-auditor", {"ttl": "9h"}),
+    ("POST", "auth/token/create/vault-credentials-operator", {"entity_alias": "vault-credentials-x"}),
+    ("POST", "auth/token/create/vault-credentials-operator", {"no_parent": True, "period": "1h"}),
+    ("POST", "auth/token/roles/vault-credentials-auditor", {"allowed_policies": ["root"]}),
+    ("GET", "auth/token/roles/vault-credentials-auditor", None),
     ("POST", "auth/approle/role/credentials-runtime/secret-id", {}),
     ("POST", f"transit/decrypt/{ALPACA}", {"ciphertext": "vault:v1:x", "context": CONTEXT}),
     ("LIST", "credentials/metadata", None),
@@ -326,23 +330,3 @@ def test_a_subjects_login_can_do_nothing_but_ask_for_its_token(stack: Stack) -> 
         role = name.rpartition("-")[2]
         assert re.findall(r'path "([^"]+)"', rules) == [f"identity/oidc/token/vault-credentials-{role}"]
         assert re.findall(r"capabilities = (.+)", rules) == ['["read"]']
-
-
-def test_the_policy_under_other_names_names_nothing_of_the_default_ones() -> None:
-    names = VaultNames(transit="crypto/eu", kv="kv-creds", approle="robots", key_prefix="vc.", role="svc")
-    paths = re.findall(r'^path "([^"]+)"', runtime_policy(names), re.MULTILINE)
-    assert "crypto/eu/encrypt/vc.*" in paths
-    assert "kv-creds/data/+/+" in paths
-    assert "crypto/eu/hmac/vc.idempotency" in paths
-    assert not [each for each in paths if each.startswith(("transit/", "credentials/")) or "credentials-" in each]
-
-
-def test_the_policies_readme_lists_exactly_the_policys_paths() -> None:
-    folder = Path(__file__).parents[2] / "vault-policies"
-    policy = dict(
-        re.findall(
-            r'^path "([^"]+)" \{\s+capabilities = \[([^]]*)\]', (folder / "runtime.hcl").read_text(), re.MULTILINE
-        )
-    )
-    rows = re.findall(r"^\| runtime \| `([^`]+)` \| ([a-z, ]+) \|", (folder / "README.md").read_text(), re.MULTILINE)
-    assert dict(rows) == {where: capabilities.replace('"', "") for where, capabilities in policy.items()}

@@ -1,0 +1,15 @@
+"""What more than one module of this folder needs."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import backend
+from tests.security.policy_vault import PolicyVault, policy_vault
+
+
+@pytest.fixture(scope="module")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PolicyVault]:
+    """A Vault of the module's own, where every role may do what it may."""
+    with policy_vault(tmp_path_factory.mktemp("policies") / "vault", backend()[0]) as started:
+        yield started
