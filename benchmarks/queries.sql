@@ -36,3 +36,12 @@ SELECT current_setting('server_version') AS version, current_setting('fsync') AS
        current_setting('synchronous_commit') AS synchronous_commit,
        current_setting('full_page_writes') AS full_page_writes,
        current_setting('shared_buffers') AS shared_buffers;
+
+-- name: ask_for_job
+INSERT INTO public.jobs (kind, transit_key, requested_by) VALUES ($1, $2, 'benchmarks') RETURNING id;
+
+-- name: job_progress
+SELECT state, done FROM public.jobs WHERE id = $1;
+
+-- name: stop_job
+UPDATE public.jobs SET stop_requested_by = 'benchmarks' WHERE id = $1;

@@ -85,6 +85,7 @@ class Ratio:
 OURS, PLAIN, USUAL, ONE_BY_ONE, VAULT = "ours", "ours, not zeroed", "usual", "one by one", "Vault alone"
 SMALL, LARGE = "ours, 1k rows", "ours, 1m rows"
 SERVICE, BARE = "metadata GET", "bare route"
+WORKER, KV = "KV writes of rewraps", "KV writes alone"
 
 RATIOS = (
     Ratio(
@@ -142,6 +143,13 @@ RATIOS = (
         1.1,
         at_least=False,
         measure="p50_ms",
+    ),
+    Ratio(
+        "rewraps_vs_kv_writes",
+        "KV writes/s of a rewrap, two for each credential, to those of a load generator alone, at as many connections",
+        Series(WORKER, 32),
+        (Series(KV, 32),),
+        0.8,
     ),
 )
 

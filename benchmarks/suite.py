@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from benchmarks import machine, rest
+from benchmarks import machine, rest, rewraps
 from benchmarks.contender_process import BenchmarkFailed, ContenderProcess
 from benchmarks.load_generator import LoadGenerator, Request
 from benchmarks.loading import Loaded, connected
 from benchmarks.ratios import (
     BARE,
+    KV,
     LARGE,
     ONE_BY_ONE,
     OURS,
@@ -24,6 +25,7 @@ from benchmarks.ratios import (
     SERVICE,
     SMALL,
     VAULT,
+    WORKER,
     Ratio,
     Round,
     Series,
@@ -35,6 +37,8 @@ from service.localstack.postgres_server import blocking
 
 _REQUESTS = 1000
 """Ciphertexts that the load generator goes through."""
+
+_KINDS = {SMALL: "rows", LARGE: "rows", SERVICE: "rest", BARE: "rest", WORKER: "rewraps", KV: "rewraps"}
 
 _ALSO = (
     # Beside what the ratios need, for whoever reads the table.
@@ -77,10 +81,8 @@ class Plan:
             wanted += [series for series in _ALSO if series.contender in contenders]
         groups: dict[tuple[str, int, bool], list[Series]] = {}
         for series in dict.fromkeys(wanted):
-            # Vault alone stands beside ours at 256, whatever its own number of connections is.
-            kind = (
-                "rows" if series.contender in (SMALL, LARGE) else "rest" if series.contender in (SERVICE, BARE) else ""
-            )
+            # Vault alone stands beside ours, whatever its own number of connections is.
+            kind = _KINDS.get(series.contender, "")
             callers = 256 if series.contender == VAULT else series.callers
             groups.setdefault((kind, callers, series.cold), []).append(series)
         return list(groups.values())
@@ -148,6 +150,8 @@ class _Runners:
         self._progress = progress
         self.contenders: dict[str, ContenderProcess] = {}
         self.servers: dict[str, rest.RestServer] = {}
+        self._worker: rewraps.Worker | None = None
+        self._writes: list[Request] = []
         self._generator: LoadGenerator | None = None
         self._decryptions: list[Request] = []
         self._list: Path | None = None
@@ -159,6 +163,12 @@ class _Runners:
             return
         if name == VAULT:
             self._decryptions = self._decryptions or self._single_decryptions()
+        elif name == KV:
+            self._load_generator()
+            self._writes = self._writes or rewraps.kv_writes(self._bed, self._plan.credentials)
+        elif name == WORKER:
+            self._credentials()
+            self._worker = self._worker or self._stack.enter_context(rewraps.worker(self._bed))
         elif name == SERVICE:
             profile = self._progress if self._plan.profile else None
             self.servers[name] = self._stack.enter_context(
@@ -191,6 +201,13 @@ class _Runners:
             return self._load_generator().run(
                 host, self._decryptions, series.callers, plan.seconds, plan.warm_up, self._bed.cpu_seconds
             )
+        if series.contender == KV:
+            return rewraps.write(
+                self._bed, self._load_generator(), self._writes, series.callers, plan.seconds, plan.warm_up
+            )
+        if series.contender == WORKER:
+            assert self._worker is not None
+            return self._worker.run(plan.seconds, plan.warm_up)
         if series.contender in self.servers:
             return self.servers[series.contender].run(series.callers, plan.seconds, plan.warm_up)
         order = Order(

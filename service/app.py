@@ -6,7 +6,15 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service.api import credential_routes, event_routes, health_routes, metrics_route, use_routes
+from service.api import (
+    credential_routes,
+    event_routes,
+    health_routes,
+    job_routes,
+    key_routes,
+    metrics_route,
+    use_routes,
+)
 from service.api.error_responses import UnexpectedErrors, install_error_responses
 from service.api.openapi_document import install_openapi
 from service.api.response_headers import NoStore
@@ -66,7 +74,8 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
     )
     # `/credentials/validate` has to be found before `/credentials/{credential_id}`'s routes are asked.
     # Not `include_router`, which would look for each request's route in one router after the other, twice.
-    for routes in (use_routes, credential_routes, event_routes, health_routes, metrics_route):
+    modules = (use_routes, credential_routes, event_routes, key_routes, job_routes, health_routes, metrics_route)
+    for routes in modules:
         app.router.routes.extend(routes.router.routes)
     metrics_route.install_metrics(app)
     install_error_responses(app)

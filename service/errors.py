@@ -115,14 +115,18 @@ class JobUnderWay(CredentialsError):
 class VersionsStillNeeded(CredentialsError):
     """Credentials are still encrypted under versions that were to be retired. Nothing was changed."""
 
-    def __init__(self, count: int = 0, credential_ids: Sequence[UUID] = ()) -> None:
+    def __init__(self, message: str | None = None, *, count: int = 0, credential_ids: Sequence[UUID] = ()) -> None:
         self.count = count
         self.credential_ids = tuple(credential_ids)  # the first hundred
-        super().__init__()
+        super().__init__(message)
 
 
 class JobFailed(CredentialsError):
     """The job ended without having done what it was for; it says why."""
+
+    def __init__(self, message: str | None = None, *, job_id: UUID | None = None) -> None:
+        self.job_id = job_id
+        super().__init__(message)
 
 
 class WriteInterrupted(CredentialsError):

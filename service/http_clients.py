@@ -1,4 +1,4 @@
-"""The one module that builds HTTP clients: for Vault (but `vault/wire.py`), for the providers, for the token issuer.
+"""The one module that builds HTTP clients: of Vault (but `vault/wire.py`), providers, token issuer and this service.
 
 All are `httpx.AsyncClient`s over aiohttp's connections, because httpx's own pool collapses under concurrency
 (measured with 64 callers of Vault: 87 requests/s, over aiohttp 1,900). What every one of them guarantees:
@@ -38,6 +38,7 @@ from service.settings import ProviderSettings, Settings
 USER_AGENT = "vault-credentials"
 MAX_RETRY_AFTER = 3600.0
 _ISSUER_TIMEOUT = 5.0
+_SERVICE_TIMEOUT = 75.0  # a rotation is waited for by the service, for up to a minute
 _SSL_OP_CLEANSE_PLAINTEXT = 0x2  # openssl/ssl.h, from 3.0; the ssl module has no name for it
 # Below the idle time-outs of what is asked (a load balancer's usual 60 s, Vault's 5 min), so that a kept
 # connection is dropped by us before the other side drops it under a request.
@@ -71,6 +72,11 @@ def issuer_client(settings: Settings) -> httpx.AsyncClient:
     """A client for the OIDC issuer's discovery document and keys. Raises as `vault_tls`."""
     context = tls_context(cafile=settings.oidc_cacert, setting="CREDENTIALS_OIDC_CACERT")
     return _client(context, timeout=_ISSUER_TIMEOUT, max_connections=4)
+
+
+def service_client(url: str) -> httpx.AsyncClient:
+    """A client for this service itself, as the commands ask it. Raises ConfigurationError as `tls_context`."""
+    return _client(tls_context(), base_url=url, timeout=_SERVICE_TIMEOUT, max_connections=4)
 
 
 def vault_tls(settings: Settings) -> ssl.SSLContext:

@@ -180,7 +180,7 @@ class Settings(ProviderSettings, ProcessSettings):
     rewrap_batch: int = Field(
         default=64, ge=1, le=500, description="Credentials rewrapped in one request; their rows are locked meanwhile."
     )
-    rewrap_writes_at_once: int = Field(default=16, ge=1, le=128, description="KV writes of a rewrap at the same time.")
+    rewrap_writes_at_once: int = Field(default=32, ge=1, le=128, description="KV writes of a rewrap at the same time.")
     rewrap_per_second: float = Field(
         default=0, ge=0, description="Credentials rewrapped a second, at most, by one process; 0: as many as can be."
     )

@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from typing import Any
 from unittest.mock import patch
 
-from service import composition
+from service import composition, rotator
 from service.composition import Runtime
+from service.rotator import Rotator
 from service.settings import Settings
 
 Hook = Callable[[str, str], Awaitable[None]]
@@ -23,6 +24,9 @@ _PORTS = {
     "ciphertexts": "KvCiphertextStore",
     "cipher": "TransitCipher",
 }
+
+
+_ROTATOR_PORTS = {"store": "PostgresRotationStore", "ciphertexts": "KvCiphertextStore", "keys": "TransitKeyRing"}
 
 
 class HookedPort:
@@ -48,6 +52,15 @@ class HookedPort:
         return hooked
 
 
+class HookedRotationStore(HookedPort):
+    """As `HookedPort`, its batches too, as `batch.begin` and so on."""
+
+    @asynccontextmanager
+    async def take(self, *args: Any) -> AsyncIterator[HookedPort]:
+        async with self._port.take(*args) as batch:  # type: ignore[attr-defined]  # whatever port this is
+            yield HookedPort("batch", batch, self._hook)
+
+
 @contextmanager
 def hooked_ports(hook: Hook) -> Iterator[None]:
     """The hook around the ports of every runtime that is opened in the block."""
@@ -68,6 +81,24 @@ async def hooked_runtime(settings: Settings, hook: Hook) -> AsyncIterator[Runtim
         with hooked_ports(hook):
             runtime = await stack.enter_async_context(Runtime.open(settings))
         yield runtime
+
+
+@asynccontextmanager
+async def hooked_rotator(settings: Settings, hook: Hook) -> AsyncIterator[Rotator]:
+    """`Rotator.open` as the settings' rotator, with the hook around its ports."""
+
+    def wrapping(name: str, adapter: Callable[..., object]) -> Callable[..., HookedPort]:
+        kind = HookedRotationStore if name == "store" else HookedPort
+        return lambda *args: kind(name, adapter(*args), hook)
+
+    own = settings.as_rotator()
+    assert own is not None
+    async with AsyncExitStack() as stack:
+        with ExitStack() as patches:
+            for name, adapter in _ROTATOR_PORTS.items():
+                patches.enter_context(patch.object(rotator, adapter, wrapping(name, getattr(rotator, adapter))))
+            opened = await stack.enter_async_context(Rotator.open(own))
+        yield opened
 
 
 class Gate:

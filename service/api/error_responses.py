@@ -6,7 +6,7 @@ request's body, secrets included, so it is replaced.
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,14 @@ class Problem(BaseModel):
     status: int = Field(description="The HTTP status.")
     instance: str = Field(description="The request's id, as in the service's log.")
     errors: list[FieldProblem] | None = Field(default=None, description="What was refused, where input was.")
+    # Extension members (RFC 9457, 3.2), each of one type of error.
+    count: int | None = Field(
+        default=None, description="Of `versions-still-needed`: how many credentials are in the way."
+    )
+    credentials: list[str] | None = Field(
+        default=None, description="Of `versions-still-needed`: the ids of the first hundred of these."
+    )
+    job: str | None = Field(default=None, description="Of `job-failed`: the job's id.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +152,20 @@ def answer_to(error: Exception) -> Answer:
 
 
 def problem_response(
-    answer: Answer, *, problems: Sequence[tuple[str, str]] = (), retry_after: float | None = None
+    answer: Answer,
+    *,
+    problems: Sequence[tuple[str, str]] = (),
+    retry_after: float | None = None,
+    members: Mapping[str, Any] | None = None,
 ) -> Response:
-    """The answer as a problem document; `retry_after` (seconds) goes before the table's."""
+    """The answer as a problem document; `retry_after` (seconds) goes before the table's. `members`: the type's own."""
     problem = Problem(
         type=TYPE_PREFIX + answer.slug,
         title=answer.title,
         status=answer.status,
         instance=current_request_id() or "",
         errors=[FieldProblem(field=field, problem=text) for field, text in problems] or None,
+        **(members or {}),
     )
     response = Response(problem.model_dump_json(exclude_none=True), answer.status, media_type=PROBLEM_TYPE)
     wait = answer.retry_after if retry_after is None else retry_after
@@ -238,7 +251,16 @@ async def _on_known(_request: Request, error: Exception) -> Response:
     elif isinstance(error, errors.InvalidInput):
         problems = [(error.field, error.problem)]
     known = error.retry_after if isinstance(error, errors.TemporarilyUnavailable) else None
-    return problem_response(answer, problems=problems, retry_after=known)
+    return problem_response(answer, problems=problems, retry_after=known, members=_members(error))
+
+
+def _members(error: Exception) -> dict[str, Any]:
+    """What an error's document has beside what all have."""
+    if isinstance(error, errors.VersionsStillNeeded) and error.count:
+        return {"count": error.count, "credentials": [str(each) for each in error.credential_ids]}
+    if isinstance(error, errors.JobFailed) and error.job_id is not None:
+        return {"job": str(error.job_id)}
+    return {}
 
 
 async def _on_validation(_request: Request, error: Exception) -> Response:

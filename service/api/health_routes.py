@@ -30,7 +30,9 @@ class ReadinessCheck(BaseModel):
 class ReadinessReport(BaseModel):
     """Whether the service can do its work, and what is missing."""
 
-    status: Literal["ready", "not ready"] = Field(description="`ready` if every check is ok.")
+    status: Literal["ready", "degraded", "not ready"] = Field(
+        description="`ready` if every check is ok; `degraded` if the service works, but not for every credential."
+    )
     checks: list[ReadinessCheck] = Field(description="Everything the service needs.")
 
 
@@ -44,8 +46,16 @@ async def liveness() -> Liveness:
 @router.head("/readyz")
 @router.get("/readyz", responses={503: {"model": ReadinessReport, "description": "Not ready."}})
 async def readiness(runtime: ApiRuntime, response: Response) -> ReadinessReport:
-    """Tries everything that requests need, for real. 503 if something of it doesn't work."""
-    checks = [ReadinessCheck.model_validate(check) for check in await runtime.readiness.check()]
-    ready = all(check.ok for check in checks)
-    response.status_code = 200 if ready else 503
-    return ReadinessReport(status="ready" if ready else "not ready", checks=checks)
+    """Tries everything that requests need, for real. 503 if something of it doesn't work.
+
+    `skew` tells whether Vault and Postgres are of the same moment. Where they aren't, as after a restore of one of
+    them, the answer is 200 all the same: taking this service out would end every credential's use instead of some
+    credentials', and storing those anew, which mends them, goes through it.
+    """
+    tried = await runtime.readiness.check()
+    checks = [ReadinessCheck.model_validate(check) for check in tried]
+    works = all(check.ok for check in tried if check.blocking)
+    response.status_code = 200 if works else 503
+    if not works:
+        return ReadinessReport(status="not ready", checks=checks)
+    return ReadinessReport(status="ready" if all(check.ok for check in tried) else "degraded", checks=checks)

@@ -27,6 +27,7 @@ from service.schemas.credential_schemas import (
     UpdateCredentialRequest,
     ValidateCredentialRequest,
 )
+from service.schemas.key_schemas import RetireRequest
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Taken = TypeVar("Taken")
@@ -185,3 +186,4 @@ def _constant(_name: str) -> NoReturn:
 StoreBody = Annotated[StoreFields, Depends(JsonBody(StoreCredentialRequest, StoreFields.of))]
 UpdateBody = Annotated[UpdateFields, Depends(JsonBody(UpdateCredentialRequest, UpdateFields.of))]
 ValidateBody = Annotated[ValidateFields, Depends(JsonBody(ValidateCredentialRequest, ValidateFields.of))]
+RetireBody = Annotated[RetireRequest, Depends(JsonBody(RetireRequest, lambda body: body))]

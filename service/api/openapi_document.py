@@ -13,11 +13,13 @@ from service.schemas.credential_schemas import (
     UpdateCredentialRequest,
     ValidateCredentialRequest,
 )
+from service.schemas.key_schemas import RetireRequest
 
 _SCHEMAS: tuple[type[BaseModel], ...] = (
     StoreCredentialRequest,
     UpdateCredentialRequest,
     ValidateCredentialRequest,
+    RetireRequest,
     FieldProblem,
     Problem,
 )

@@ -96,11 +96,25 @@ class CredentialQuery(PageQuery):
     is_active: Annotated[bool, BeforeValidator(_bool)] | None = Field(
         default=None, description="Only enabled (true) or only disabled ones (false)."
     )
+    updated_before: Time | None = Field(
+        default=None, description="Not changed by their user since this time (RFC 3339): old keys."
+    )
+    validated: Annotated[bool, BeforeValidator(_bool)] | None = Field(
+        default=None, description="Only those whose present keys the provider has been asked about (true), or not."
+    )
+    used: Annotated[bool, BeforeValidator(_bool)] | None = Field(
+        default=None, description="Only those that have ever been opened (true), or never (false)."
+    )
 
     def as_filter(self) -> CredentialFilter:
         """In the domain's terms."""
         return CredentialFilter(
-            account_id=self.account_id, credential_type=self.credential_type, is_active=self.is_active
+            account_id=self.account_id,
+            credential_type=self.credential_type,
+            is_active=self.is_active,
+            updated_before=self.updated_before,
+            validated=self.validated,
+            used=self.used,
         )
 
 

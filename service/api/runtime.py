@@ -7,6 +7,8 @@ from fastapi import Depends, Request
 from service.modules.credential_reader import CredentialReader
 from service.modules.credential_validator import CredentialValidator
 from service.modules.credential_writer import CredentialWriter
+from service.modules.key_inventory import KeyInventory
+from service.modules.key_jobs import KeyJobs
 from service.modules.readiness import Readiness
 from service.settings import Settings
 
@@ -22,6 +24,10 @@ class Runtime(Protocol):
     def writer(self) -> CredentialWriter: ...
     @property
     def validator(self) -> CredentialValidator: ...
+    @property
+    def keys(self) -> KeyInventory: ...
+    @property
+    def key_jobs(self) -> KeyJobs: ...
     @property
     def readiness(self) -> Readiness: ...
 

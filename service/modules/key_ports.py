@@ -1,7 +1,8 @@
 """What rotation needs from outside, as protocols, like `ports.py`. Errors as there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -24,10 +25,10 @@ class KeyRing(KeyReader, Protocol):
         """Makes a new version. Never tried twice."""
         ...
 
-    async def rewrap(self, key: str, items: Sequence[tuple[str, bytes]]) -> list[Seal | Exception]:
+    async def rewrap(self, key: str, items: Sequence[tuple[str, bytes]], *, batch_id: UUID) -> list[Seal | Exception]:
         """The same plaintexts under the key's newest version, inside Vault; `(ciphertext, context)` each, in order.
 
-        Items fail as those of `Cipher.decrypt`.
+        Items fail as those of `Cipher.decrypt`. `batch_id` goes to Vault's audit log, as there.
         """
         ...
 
@@ -51,10 +52,18 @@ class KeyStore(Protocol):
         """The lowest version that may be written. Raises KeyNotFound where the key is not this installation's."""
         ...
 
+    async def rotations(self, key: str) -> Mapping[int, datetime]:
+        """When jobs made which version."""
+        ...
+
     async def request(
         self, access: KeyAdminAccess, kind: JobKind, key: str, *, below_version: int | None = None
     ) -> Job:
-        """A new job, or the one of this kind that is under way for the key. Raises JobUnderWay, KeyNotFound."""
+        """A new job, or the one of this kind that is under way for the key.
+
+        Raises:
+            JobUnderWay: the one that is under way asks for something else, or is being stopped. KeyNotFound.
+        """
         ...
 
     async def job(self, job_id: UUID) -> Job:
@@ -88,12 +97,18 @@ class RewrapBatch(Protocol):
         ...
 
     async def finish(
-        self, rewrapped: Sequence[Rewrapped], intents: Sequence[WriteIntent], failures: Sequence[JobFailure]
-    ) -> int:
-        """The last statement: rows to their new pins, an event each, intents out, failures and the job's count noted.
+        self,
+        rewrapped: Sequence[Rewrapped],
+        intents: Sequence[WriteIntent],
+        failures: Sequence[JobFailure],
+        *,
+        batch_id: UUID,
+    ) -> None:
+        """The end of the transaction: rows to their new pins, an event each, the intents of what they pin now out,
+        failures and the job's count noted. To be called once, last.
 
-        What was pinned before is left to reconciliation, due when a kept secret would be. A credential whose intent is
-        gone stays as it was. Returns how many rows were moved.
+        What was pinned before is left to reconciliation, due when a kept secret would be. Raises WriteInterrupted
+        where an intent is gone: then every row stays as it was.
         """
         ...
 
@@ -104,7 +119,7 @@ class RotationStore(Protocol):
     async def installation_id(self) -> UUID | None: ...
 
     async def next_job(self) -> Job | None:
-        """The oldest job that is not over, now running. Several workers may get the same one."""
+        """The job that has waited longest for a turn, now running. Several workers may get the same one."""
         ...
 
     async def note_start(self, job: Job, *, from_version: int | None, to_version: int | None) -> Job:
@@ -113,6 +128,13 @@ class RotationStore(Protocol):
 
     async def job(self, job_id: UUID) -> Job:
         """As it is now, with a stop that was asked for meanwhile. Raises JobNotFound."""
+        ...
+
+    def hold(self, job: Job) -> AbstractAsyncContextManager[bool]:
+        """Keeps other workers from holding this job, until the block or this process ends. False: one of them has it.
+
+        A rewrap isn't held: many may share it.
+        """
         ...
 
     async def end(self, job: Job, *, reason: str | None, to_version: int | None = None) -> None:

@@ -57,6 +57,18 @@ class JobState(StrEnum):
         return self in (JobState.DONE, JobState.FAILED)
 
 
+class JobReason(StrEnum):
+    """Why a job has failed."""
+
+    STOPPED = "stopped"
+    SOME_FAILED = "some_failed"  # a rewrap: all but those in its failures were done
+    STILL_NEEDED = "still_needed"  # a retirement: of those that are still below, the first hundred are in its failures
+    NO_SUCH_VERSION = "no_such_version"  # a retirement below what there isn't yet
+    KEY_NOT_FOUND = "key_not_found"
+    VAULT_DENIED = "vault_denied"  # the rotator's policy doesn't allow it
+    VAULT_REFUSED = "vault_refused"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One row of `jobs`."""

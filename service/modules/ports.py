@@ -27,6 +27,7 @@ from service.modules.records import (
     Seal,
     WriteIntent,
 )
+from service.modules.skew_records import PathDescription
 
 
 class CallerConnection(Protocol):
@@ -102,6 +103,10 @@ class CiphertextStore(Protocol):
 
     async def live_versions(self, path: str) -> set[int]:
         """The versions of a path that are neither deleted nor destroyed."""
+        ...
+
+    async def describe(self, path: str) -> PathDescription:
+        """What its metadata says of a path: versions and annotation, no ciphertext."""
         ...
 
     async def installation_id(self) -> UUID | None:

@@ -16,11 +16,15 @@ _FRESH_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What came of trying one thing; `detail` is fixed public text."""
+    """What came of trying one thing; `detail` is fixed public text.
+
+    `blocking`: without it nothing can be done for anybody. What isn't concerns some credentials alone.
+    """
 
     name: str
     ok: bool
     detail: str
+    blocking: bool = True
 
 
 class Readiness:
@@ -30,31 +34,40 @@ class Readiness:
     changed within that second.
     """
 
-    def __init__(self, probes: dict[str, Callable[[], Awaitable[None]]], *, timeout: float) -> None:
+    def __init__(
+        self,
+        probes: dict[str, Callable[[], Awaitable[None]]],
+        *,
+        advisers: dict[str, Callable[[], Awaitable[str | None]]] | None = None,
+        timeout: float,
+    ) -> None:
+        """`advisers` say in public words what is wrong with some credentials, or None."""
         self._probes = probes
+        self._advisers = advisers or {}
         self._timeout = timeout
         self._round = asyncio.Lock()
         self._last: list[Check] = []
         self._tried_at = float("-inf")
 
     async def check(self) -> list[Check]:
-        """One result for each probe; never raises."""
+        """One result for each probe and adviser; never raises."""
         async with self._round:
             if time.monotonic() - self._tried_at >= _FRESH_SECONDS:
-                tries = (self._try(name, probe) for name, probe in self._probes.items())
+                tries = [self._try(name, probe) for name, probe in self._probes.items()]
+                tries += [self._try(name, adviser, blocking=False) for name, adviser in self._advisers.items()]
                 self._last = list(await asyncio.gather(*tries))
                 self._tried_at = time.monotonic()
             return self._last
 
-    async def _try(self, name: str, probe: Callable[[], Awaitable[None]]) -> Check:
+    async def _try(self, name: str, probe: Callable[[], Awaitable[str | None]], *, blocking: bool = True) -> Check:
         try:
             async with asyncio.timeout(self._timeout):
-                await probe()
+                problem = await probe()
         except CredentialsError as error:
-            return Check(name, False, str(error))
+            problem = str(error)
         except TimeoutError:
-            return Check(name, False, "No answer in time.")
-        return Check(name, True, "ok")
+            problem = "No answer in time."
+        return Check(name, problem is None, problem or "ok", blocking)
 
 
 def canary(cipher: Cipher, transit_key: str) -> Callable[[], Awaitable[None]]:

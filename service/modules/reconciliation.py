@@ -6,11 +6,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from service.errors import CredentialsError, InstallationMismatch, TemporarilyUnavailable, VaultDenied, VaultRefused
+from service.errors import (
+    CiphertextGone,
+    CredentialsError,
+    InstallationMismatch,
+    TemporarilyUnavailable,
+    VaultDenied,
+    VaultRefused,
+)
+from service.modules.installation import ensure_same_installation
 from service.modules.ports import CiphertextStore, ReconciliationStore
-from service.modules.records import Credential, WriteIntent
+from service.modules.records import Credential, HeldIntent, WriteIntent
 from service.modules.sealed_write import SealedWriter
-from service.modules.vault_layout import INSTALLATION_PATH, VaultLayout
+from service.modules.skew import SkewDetector
+from service.modules.skew_records import SkewKind
+from service.modules.vault_layout import ANCHOR_PATH, INSTALLATION_PATH, VaultLayout
 
 _log = logging.getLogger(__name__)
 _BATCH = 200
@@ -36,6 +46,8 @@ class ScanReport:
     credentials: int = 0
     broken: list[UUID] = field(default_factory=list)
     """Credentials whose pinned ciphertext is not in KV."""
+    skewed: list[str] = field(default_factory=list)
+    """Credentials that don't fit what Vault has of them, and how, in words; those that are broken among them."""
     unaccounted: list[str] = field(default_factory=list)
     """KV versions (`path@version`) that no row pins and no intent accounts for; paths that aren't a credential's."""
 
@@ -43,8 +55,9 @@ class ScanReport:
 class Reconciler:
     """Removes what no row pins and an intent accounts for.
 
-    Guarantees: nothing that a row pins is removed; a writer whose intent is taken can't commit; nothing is touched
-    where Vault and Postgres don't carry the same installation id. Does not: remove what no intent accounts for.
+    Guarantees: nothing that a row pins is removed, nor anything of a credential whose present ciphertext isn't there;
+    a writer whose intent is taken can't commit; nothing is touched where Vault and Postgres don't carry the same
+    installation id. Does not: remove what no intent accounts for.
     """
 
     def __init__(
@@ -52,18 +65,18 @@ class Reconciler:
         store: ReconciliationStore,
         ciphertexts: CiphertextStore,
         sealed_writer: SealedWriter,
+        skew: SkewDetector,
         layout: VaultLayout,
     ) -> None:
         self._store = store
         self._ciphertexts = ciphertexts
         self._sealed = sealed_writer
+        self._skew = skew
         self._layout = layout
 
     async def ensure_same_installation(self) -> None:
         """Raises InstallationMismatch unless Vault and Postgres carry the same id."""
-        ours, theirs = await self._store.installation_id(), await self._ciphertexts.installation_id()
-        if ours is None or ours != theirs:
-            raise InstallationMismatch
+        await ensure_same_installation(self._store, self._ciphertexts)
 
     async def run(self, *, apply: bool) -> ReconciliationReport:
         """Takes every intent past its age. Without `apply`: says what is due and touches nothing."""
@@ -90,12 +103,16 @@ class Reconciler:
 
     async def _settle(self, intent: WriteIntent, report: ReconciliationReport) -> None:
         try:
+            # Before the intent is held: whoever may yet write a version that isn't there has an intent of its own then.
+            newest = await self._ciphertexts.newest_version(intent.kv_path)
             async with self._store.hold_intent(intent) as held:
                 if held is None:
                     report.held_by_writers += 1
                     return
                 self._ensure_own_path(intent, held.credential)
-                removed = await self._sealed.settle(intent, held.credential, alone=held.alone)
+                removed = False
+                if await self._is_to_settle(intent, held, newest):
+                    removed = await self._sealed.settle(intent, held.credential, alone=held.alone)
         except CredentialsError as error:
             report.failed += 1
             _log.info("an intent could not be reconciled", extra={"intent": intent.id, "error": type(error).__name__})
@@ -106,6 +123,22 @@ class Reconciler:
             report.removed += 1
         else:
             report.kept += 1
+
+    async def _is_to_settle(self, intent: WriteIntent, held: HeldIntent, newest: int) -> bool:
+        """Whether the intent's version is this one's to settle; if not, the intent is forgotten.
+
+        Raises CiphertextGone where what the row pins isn't in KV: as after a restore of Vault or Postgres, the version
+        may be the last one that holds its secret.
+        """
+        row = held.credential
+        if row is None or intent.kv_version is None or intent.kv_version in row.pinned_versions:
+            return True
+        # A restored Vault counts anew: a number that isn't there, or is another intent's too, is for a later write.
+        if intent.kv_version > newest or held.shared:
+            return False
+        if row.reference.kv_version not in await self._ciphertexts.live_versions(intent.kv_path):
+            raise CiphertextGone
+        return True
 
     def _ensure_own_path(self, intent: WriteIntent, credential: Credential | None) -> None:
         """An intent whose path was changed by hand must not lead to another credential's ciphertext."""
@@ -128,7 +161,13 @@ class Reconciler:
         while page := await self._store.page_all(after, _BATCH):
             after = page[-1].id
             report.credentials += len(page)
-            broken = [row.id for row in page if not await self._is_whole(row, report)]
+            examined = await self._skew.examine(page)
+            report.skewed += [f"{each.credential.id}: {each.meaning}" for each in examined if each.kinds]
+            broken = [each.credential.id for each in examined if SkewKind.PIN_GONE in each.kinds]
+            for each in examined:
+                row = each.credential
+                path = self._layout.kv_path(row.account_id, row.id)
+                await self._note_unaccounted(path, set(each.path.live - row.pinned_versions), report)
             report.broken += broken
             if apply:
                 await self._store.mark_broken(broken, True)
@@ -136,12 +175,6 @@ class Reconciler:
         async for folder, names in self._folders(report):
             await self._scan_folder(folder, names, report)
         return report
-
-    async def _is_whole(self, row: Credential, report: ScanReport) -> bool:
-        path = self._layout.kv_path(row.account_id, row.id)
-        live = await self._ciphertexts.live_versions(path)
-        await self._note_unaccounted(path, live - row.pinned_versions, report)
-        return row.reference.kv_version in live
 
     async def _scan_folder(self, folder: str, names: list[str], report: ScanReport) -> None:
         """Notes the paths of a folder that are no row's."""
@@ -166,7 +199,7 @@ class Reconciler:
         for folder in await self._ciphertexts.list_paths():
             if folder.endswith("/") and list(_uuids([folder[:-1]])):
                 yield folder, await self._ciphertexts.list_paths(folder)
-            elif folder != INSTALLATION_PATH:
+            elif folder not in (INSTALLATION_PATH, ANCHOR_PATH):
                 report.unaccounted.append(folder)
 
 

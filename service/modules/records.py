@@ -198,10 +198,14 @@ class WriteIntent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldIntent:
-    """An intent that reconciliation holds: its credential's row, and whether it is its path's only intent."""
+    """An intent that reconciliation holds: its credential's row, and whether it is its path's only intent.
+
+    `shared`: another intent is for the same KV version.
+    """
 
     credential: Credential | None
     alone: bool
+    shared: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

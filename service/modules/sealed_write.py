@@ -25,6 +25,17 @@ Commit = Callable[[Credential, WriteIntent], Awaitable[Credential | None]]
 """A write's last transaction; None where the key version was retired meanwhile."""
 
 
+def annotation(credential: Credential) -> dict[str, str]:
+    """What a person in the Vault UI sees at the credential's path: its custom metadata."""
+    reference = credential.reference
+    return {
+        "credential_type": credential.credential_type,
+        "transit_key": reference.transit_key,
+        "transit_key_version": str(reference.transit_key_version),
+        "secret_version": str(reference.secret_version),
+    }
+
+
 class SealedWriter:
     """Seals a pair and writes it to KV, around the caller's last transaction.
 
@@ -111,16 +122,7 @@ class SealedWriter:
 
     async def annotate(self, credential: Credential) -> None:
         """Writes what a person in the Vault UI sees at the credential's path."""
-        reference = credential.reference
-        await self._ciphertexts.annotate(
-            reference.kv_path,
-            {
-                "credential_type": credential.credential_type,
-                "transit_key": reference.transit_key,
-                "transit_key_version": str(reference.transit_key_version),
-                "secret_version": str(reference.secret_version),
-            },
-        )
+        await self._ciphertexts.annotate(credential.reference.kv_path, annotation(credential))
 
     async def _annotate_anew(self, draft: Credential, committed: Credential) -> None:
         """A rewrap that came between moved the pin, and wrote its annotation over ours. Best effort: it is for show."""

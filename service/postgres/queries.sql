@@ -179,8 +179,10 @@ SELECT id, credential_id, kv_path, kv_version FROM public.write_intents WHERE du
 
 -- name: hold_intent
 -- SKIP LOCKED: an intent whose writer is about to commit its deletion is not ours. `alone`: no other intent accounts for
--- something of the same path.
-SELECT i.id, NOT EXISTS (SELECT FROM public.write_intents o WHERE o.kv_path = i.kv_path AND o.id <> i.id) AS alone
+-- something of the same path; `shared`: another one is for the same version.
+SELECT i.id, NOT EXISTS (SELECT FROM public.write_intents o WHERE o.kv_path = i.kv_path AND o.id <> i.id) AS alone,
+       EXISTS (SELECT FROM public.write_intents o
+               WHERE o.kv_path = i.kv_path AND o.kv_version = i.kv_version AND o.id <> i.id) AS shared
 FROM public.write_intents i WHERE i.id = $1 FOR UPDATE OF i SKIP LOCKED;
 
 -- name: defer_intent

@@ -37,7 +37,8 @@ class PostgresReconciliationStore:
                 yield None
                 return
             row = await transaction.fetchrow(SQL["hold_credential"], intent.credential_id)
-            yield HeldIntent(credential=None if row is None else credential_from(row), alone=held["alone"])
+            credential = None if row is None else credential_from(row)
+            yield HeldIntent(credential=credential, alone=held["alone"], shared=held["shared"])
             await transaction.execute(SQL["delete_intent"], intent.id)
 
     async def defer(self, intent: WriteIntent) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from service.modules.key_records import Job, JobKind, JobState
 from service.modules.records import Credential, PreviousSecret, RecordedEvent, TransitReference, WriteIntent
 
 
@@ -52,3 +53,8 @@ def intent_from(row: Any) -> WriteIntent:
     return WriteIntent(
         id=row["id"], credential_id=row["credential_id"], kv_path=row["kv_path"], kv_version=row["kv_version"]
     )
+
+
+def job_from(row: Any) -> Job:
+    """A row of `jobs`."""
+    return Job(**{**dict(row), "kind": JobKind(row["kind"]), "state": JobState(row["state"])})

@@ -111,7 +111,9 @@ CREATE TABLE public.credentials (
 CREATE TABLE public.event_seals (
     number bigint NOT NULL,
     sealed_at timestamp with time zone NOT NULL,
+    cluster_id bigint NOT NULL,
     after_id bigint NOT NULL,
+    upto_id bigint NOT NULL,
     from_xid xid8 NOT NULL,
     upto_xid xid8 NOT NULL,
     events bigint NOT NULL,
@@ -252,6 +254,8 @@ CREATE INDEX credential_events_default_xid_id_idx ON public.credential_events_de
 CREATE INDEX credentials_by_key_version ON public.credentials USING btree (transit_key, transit_key_version, created_at, id);
 
 CREATE INDEX credentials_by_pin ON public.credentials USING btree (pinned_at DESC, id DESC);
+
+CREATE INDEX credentials_by_previous_key_version ON public.credentials USING btree (transit_key, previous_transit_key_version) WHERE (previous_transit_key_version IS NOT NULL);
 
 CREATE INDEX credentials_by_time ON public.credentials USING btree (created_at DESC, id DESC);
 

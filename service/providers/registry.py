@@ -10,6 +10,9 @@ from service.providers.alpaca import Alpaca
 from service.providers.polygon import Polygon
 from service.settings import ProviderSettings
 
+CREDENTIAL_TYPES = frozenset({Alpaca.credential_type, Polygon.credential_type})
+"""What those that ask no provider know of them."""
+
 
 class Providers(Mapping[str, Provider]):
     """The providers by credential type, in alphabetical order.

@@ -9,6 +9,7 @@ from hvac.api.secrets_engines import KvV2
 
 from service.errors import CiphertextGone, CredentialUnreadable, VaultUnavailable
 from service.modules.records import Seal
+from service.modules.skew_records import PathDescription
 from service.modules.vault_layout import INSTALLATION_PATH
 from service.vault.client import NOT_VAULT, HvacAdapter, VaultClient, VaultNotFound, data_of
 from service.vault.transit import key_version
@@ -95,20 +96,29 @@ class KvCiphertextStore:
         return [str(name) for name in names]
 
     async def live_versions(self, path: str) -> set[int]:
-        """The versions of a path that are neither deleted nor destroyed."""
+        return set((await self.describe(path)).live)
+
+    async def describe(self, path: str) -> PathDescription:
         try:
             answer = await self._kv.read_secret_metadata(path, mount_point=self._mount)
         except VaultNotFound:
-            return set()
-        versions = data_of(answer).get("versions")
+            return PathDescription()
+        data = data_of(answer)
+        newest, versions, annotation = (data.get(name) for name in ("current_version", "versions", "custom_metadata"))
         # An answer that isn't Vault's must not look like a path with nothing in it.
         if not isinstance(versions, dict) or not all(isinstance(version, dict) for version in versions.values()):
             raise VaultUnavailable(NOT_VAULT)
-        return {
-            int(number)
-            for number, version in versions.items()
-            if not version.get("destroyed") and not version.get("deletion_time")
-        }
+        if not isinstance(newest, int) or not isinstance(annotation or {}, dict):
+            raise VaultUnavailable(NOT_VAULT)
+        return PathDescription(
+            newest=newest,
+            live=frozenset(
+                int(number)
+                for number, version in versions.items()
+                if not version.get("destroyed") and not version.get("deletion_time")
+            ),
+            annotation={str(name): str(value) for name, value in (annotation or {}).items()},
+        )
 
     async def installation_id(self) -> UUID | None:
         try:

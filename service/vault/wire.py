@@ -1,8 +1,9 @@
-"""The wire: a small HTTP/1.1 client for transit's encrypt and decrypt alone, which keeps no copy of what passes.
+"""The wire: a small HTTP/1.1 client for transit's encrypt and decrypt, which keeps no copy of what passes.
 
-Everything else asks Vault through httpx (`client.py`). What is different here: answers are read by the kernel, or by
-OpenSSL, straight into buffers of ours that are wiped after use; requests are sent from buffers of ours, which nobody
-holds any longer when `post` returns or raises. It is also several times faster, having so much less to do.
+The rest asks Vault through httpx (`client.py`), but for the rotator's requests, which are so many (`wire_client.py`).
+What is different here: answers are read by the kernel, or by OpenSSL, straight into buffers of ours that are wiped
+after use; requests are sent from buffers of ours, which nobody holds any longer when `post` returns or raises. It is
+also several times faster, having so much less to do.
 """
 
 import asyncio
@@ -101,8 +102,9 @@ class Wire:
         finally:
             wire.close()
 
-    def head(self, path: str, length: int, token: str, headers: Mapping[str, str]) -> bytes:
-        """The head of a POST of `length` bytes to `path` (without `/v1/`, checked by the caller).
+    def head(self, path: str, length: int, token: str, headers: Mapping[str, str], *, method: str = "POST") -> bytes:
+        """The head of a request of `length` bytes to `path` (without `/v1/`, checked by the caller), which may have a
+        query behind it.
 
         Raises VaultUnavailable for a token or a header that can't be sent.
         """
@@ -110,7 +112,7 @@ class Wire:
         lines = f"X-Vault-Token: {token}\r\n{fields}Content-Length: {length}\r\n\r\n"
         if not _HEADER_VALUE.fullmatch(token) or not all(map(_HEADER_VALUE.fullmatch, headers.values())):
             raise VaultUnavailable(retry_after=_WAIT_FOR_FAULT)
-        return f"POST {self._prefix}{path}{self._fields}{lines}".encode("latin-1")
+        return f"{method} {self._prefix}{path}{self._fields}{lines}".encode("latin-1")
 
     async def post(self, request: bytes | memoryview, read: Callable[[WireAnswer], _Read]) -> _Read:
         """Sends a request, head and body, once, and returns what `read` makes of the answer, whatever its status.

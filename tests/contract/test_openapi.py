@@ -5,7 +5,7 @@ Schemathesis makes the requests, right ones and wrong ones, from the document al
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -19,9 +19,12 @@ from schemathesis.engine import events, from_schema
 from service.app import create_app
 from service.http_clients import provider_client
 from service.providers.registry import Providers
+from tests.conftest import start_stack
 from tests.doubles.alpaca import AlpacaDouble
+from tests.keys import KEY, NO_WORKER, callers
 from tests.rest import Headers, client_on, new_body, routes, stored
 from tests.support import Stack, serving
+from tests.written import Connection
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 # What an answer to a request that fits the document may be, beside success. 412: no document can tell the present
@@ -39,9 +42,23 @@ ALSO_422 = (
     "PATCH /v1/credentials/{credential_id}",
     "DELETE /v1/credentials/{credential_id}",
     "POST /v1/credentials/{credential_id}/rollback",
+    "POST /v1/keys/{name}/retire",  # above the newest version
+)
+KEY_READS = ("GET /v1/keys", "GET /v1/keys/{name}", "GET /v1/keys/{name}/report", "GET /v1/jobs/{job_id}")
+KEY_WRITES = (
+    *(f"POST /v1/keys/{{name}}/{what}" for what in ("rotate", "rewrap", "retire")),
+    "POST /v1/jobs/{job_id}/stop",
 )
 READS = ("GET /v1/credentials", "GET /v1/credentials/{credential_id}", "GET /v1/events")
-WRITES = (*ALSO_422, *READS, "POST /v1/credentials/{credential_id}/validate")
+WRITES = (*ALSO_422[:-1], *READS, "POST /v1/credentials/{credential_id}/validate")
+# What a role is for; everything else under /v1 answers it 403.
+RIGHTS = {
+    "user": WRITES,
+    "orchestrator": WRITES,
+    "auditor": (*READS, "GET /v1/credentials/{credential_id}/events", *KEY_READS),
+    "operator": (*KEY_READS, *KEY_WRITES),
+}
+OPERATIONS = {*WRITES, *KEY_READS, *KEY_WRITES}
 
 
 @dataclass
@@ -71,10 +88,23 @@ class Findings:
 
 
 @pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack of this module's own: keys are asked to be rotated here."""
+    with start_stack(tmp_path_factory.mktemp("contract")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def bearer(stack: Stack) -> Callable[..., Headers]:
+    return callers(stack)
+
+
+@pytest.fixture(scope="module")
 async def url(stack: Stack) -> AsyncIterator[str]:
-    """The service on a real socket, with an Alpaca that knows no keys."""
+    """The service on a real socket, with an Alpaca that knows no keys, and jobs that nobody does."""
     async with AlpacaDouble() as alpaca:
-        with serving(stack.settings(alpaca_base_url=alpaca.url, polygon_base_url=alpaca.url)) as served:
+        addresses = {"alpaca_base_url": alpaca.url, "polygon_base_url": alpaca.url}
+        with serving(stack.settings(**addresses, **NO_WORKER)) as served:
             yield served
 
 
@@ -91,24 +121,29 @@ def document_for(caller: Headers) -> dict[str, Any]:
     return {**document, "paths": kept}
 
 
-def run(url: str, caller: Headers, *, good: list[str], credential_id: str, doomed_id: str, coverage: bool) -> Findings:
+def run(url: str, role: str, caller: Headers, ids: dict[str, str], *, doomed_id: str, coverage: bool) -> Findings:
     """Every operation with examples, boundary values, generated data and sequences; all of schemathesis's checks."""
+
+    def good(operation: str) -> list[str]:
+        also = ["422"] if operation in ALSO_422 else []
+        return [*GOOD, *also, *([] if operation in RIGHTS[role] else ["403"])]
+
     config = SchemathesisConfig.from_dict(
         {
             "base-url": url,
             "headers": caller,
             "continue-on-failure": True,
             "generation": {"deterministic": True, "database": "none", "max-examples": 6},
-            "checks": {"positive_data_acceptance": {"expected-statuses": good}},
+            "checks": {"positive_data_acceptance": {"expected-statuses": GOOD}},
             "phases": {"coverage": {"enabled": coverage}},
-            # A credential that is there: an id at random never is.
-            "parameters": {"path.credential_id": credential_id},
+            # What is there: an id or a name at random never is.
+            "parameters": {f"path.{name}": value for name, value in ids.items()},
             "operations": [
                 {
                     "include-name": operation,
-                    "checks": {"positive_data_acceptance": {"expected-statuses": [*good, "422"]}},
+                    "checks": {"positive_data_acceptance": {"expected-statuses": good(operation)}},
                 }
-                for operation in ALSO_422
+                for operation in sorted(OPERATIONS)
             ]
             + [
                 {
@@ -124,7 +159,7 @@ def run(url: str, caller: Headers, *, good: list[str], credential_id: str, doome
     return findings
 
 
-@pytest.mark.parametrize("role", ["user", "orchestrator", "auditor"])
+@pytest.mark.parametrize("role", RIGHTS)
 async def test_every_answer_is_one_that_the_document_tells(role: str, url: str, bearer: Callable[..., Headers]) -> None:
     owner = f"contract-{role}"
     caller = bearer(role, owner)
@@ -133,16 +168,19 @@ async def test_every_answer_is_one_that_the_document_tells(role: str, url: str, 
     async with httpx.AsyncClient(base_url=url, headers=bearer("user", owner)) as client:
         ids = [(await client.post("/v1/credentials", json=new_body())).json()["id"] for _ in range(2)]
         await client.patch(f"/v1/credentials/{ids[0]}", json={"api_key": "AK"})  # now it can be rolled back
-    good = [*GOOD, "403"] if role == "auditor" else GOOD
+        operators = bearer("operator", "olga")
+        job = (await client.post("/v1/keys/credentials-polygon/rewrap", headers=operators)).json()["id"]
+    known = {"credential_id": ids[0], "name": KEY, "job_id": job}
     # In a thread, as the doubles answer in this one's loop. Every boundary of every value once is enough.
-    findings = await asyncio.to_thread(
-        run, url, caller, good=good, credential_id=ids[0], doomed_id=ids[1], coverage=role == "user"
-    )
+    coverage = role in ("user", "operator")
+    findings = await asyncio.to_thread(run, url, role, caller, known, doomed_id=ids[1], coverage=coverage)
     assert not findings.failures, "\n\n".join(findings.failures[:10])
     assert all(status < 500 for statuses in findings.statuses.values() for status in statuses)
     # And it is not that everything was refused.
     succeeded = {operation for operation, statuses in findings.statuses.items() if min(statuses) < 300}
-    assert succeeded >= set(READS if role == "auditor" else WRITES)
+    assert succeeded >= set(RIGHTS[role])
+    refused = {operation for operation, statuses in findings.statuses.items() if 403 in statuses}
+    assert refused == OPERATIONS - set(RIGHTS[role])
 
 
 def test_every_route_is_in_the_document() -> None:
@@ -187,6 +225,7 @@ WRONG: tuple[tuple[Headers, str, bytes], ...] = (
     ({}, "?unknown=1", b""),
     (JSON, "", b"{}"),
     (JSON, "", b'{"is_active": false}'),
+    (JSON, "", b'{"below_version": 1}'),
     (JSON, "", b'{"api_key": "AK", "secret_key": "SK"}'),
     ({"Content-Type": "text/plain"}, "", b"{}"),
     (JSON, "", b" " * 20_000),
@@ -196,23 +235,28 @@ WRONG: tuple[tuple[Headers, str, bytes], ...] = (
 )
 
 
-@pytest.mark.parametrize("operation", sorted(WRITES))
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
 async def test_every_status_that_an_operation_answers_is_in_the_document(
-    operation: str, stack: Stack, bearer: Callable[..., Headers]
+    operation: str, stack: Stack, bearer: Callable[..., Headers], owner_conn: Connection
 ) -> None:
     method, path = operation.split()
     told = create_app().openapi()["paths"][path][method.lower()]["responses"]
-    owner, robot = bearer("user", "contract-statuses"), bearer("orchestrator", "robot")
+    user, robot = bearer("user", "contract-statuses"), bearer("orchestrator", "robot")
+    owner = user if operation in WRITES else bearer("operator", "olga")
     answered = set()
     async with AlpacaDouble() as alpaca:
         for required in (False, True):
-            settings = stack.settings(alpaca_base_url=alpaca.url, require_if_match=required)
+            quick = {**NO_WORKER, "job_wait_seconds": 0}
+            await owner_conn.execute("DELETE FROM jobs")
+            settings = stack.settings(alpaca_base_url=alpaca.url, require_if_match=required, **quick)
             async with client_on(settings) as client:
-                mine = (await stored(client, owner))["id"]
+                mine = (await stored(client, user))["id"]
+                job = (await client.post(f"/v1/keys/{KEY}/rewrap", headers=bearer("operator", "olga"))).json()["id"]
                 for caller in (owner, {}, {"Authorization": "Bearer nonsense"}, robot, {**owner, "X-User-Id": "bob"}):
                     for headers, query, body in WRONG:
-                        for credential_id in (str(uuid4()), "no-uuid", mine):
-                            address = path.format(credential_id=credential_id) + query
+                        for ids in ((str(uuid4()),) * 3, ("no-uuid",) * 3, (mine, job, KEY)):
+                            known = dict(zip(("credential_id", "job_id", "name"), ids, strict=True))
+                            address = path.format(**known) + query
                             sent = [(name.encode(), value.encode()) for name, value in (caller | headers).items()]
                             answer = await client.request(method, address, content=body, headers=sent)
                             assert str(answer.status_code) in told, (operation, answer.status_code)
@@ -220,6 +264,6 @@ async def test_every_status_that_an_operation_answers_is_in_the_document(
                             assert answer.headers.get("content-type", "") in (kinds or {""})
                             answered.add(answer.status_code)
     assert answered >= {401, 403, 422}
-    assert ("{credential_id}" in path) == (404 in answered)
+    assert ("{" in path) == (404 in answered)
     if method == "PATCH":
         assert answered >= {200, 404, 412, 413, 415, 428}

@@ -42,10 +42,15 @@ async def readiness(client: httpx.AsyncClient) -> tuple[int, Report]:
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
     answer = await client.get("/readyz")
     told = answer.json()
-    assert [check["name"] for check in told["checks"]] == CHECKS
-    assert told["status"] == ("ready" if answer.status_code == 200 else "not ready")
+    assert [check["name"] for check in told["checks"]] == [*CHECKS, "skew"]
     assert all(check["ok"] == (check["detail"] == "ok") for check in told["checks"])
-    return answer.status_code, {check["name"]: check["detail"] for check in told["checks"]}
+    *blocking, skew = told["checks"]
+    if answer.status_code == 200:
+        assert told["status"] == ("ready" if skew["ok"] else "degraded")
+    else:
+        assert told["status"] == "not ready"
+    # Other tests leave credentials on the shared stack that don't fit; what `skew` says is in test_restore_drill.py.
+    return answer.status_code, {check["name"]: check["detail"] for check in blocking}
 
 
 async def readiness_on(stack: Stack, **trouble: Any) -> tuple[int, Report]:
@@ -107,7 +112,7 @@ async def test_a_database_that_is_not_migrated(stack: Stack) -> None:
     assert got == not_ready(postgres=DatabaseNotReady, installation=DatabaseNotReady)
 
 
-@pytest.mark.parametrize("change", [-1, 1])
+@pytest.mark.parametrize("change", [-100, 1])
 async def test_a_database_of_another_version(change: int, stack: Stack) -> None:
     async with migrated_database(stack) as name:
         changed = "UPDATE schema_migrations SET version = version + $1 WHERE version = $2"

@@ -210,7 +210,7 @@ async def test_another_installations_vault_is_refused_and_not_touched(
                     with pytest.raises(InstallationMismatch):
                         await work(apply=apply)
             readiness = {check.name: check.ok for check in await mismatched.readiness.check()}
-        assert readiness == {"vault": True, "transit": True, "postgres": True, "installation": False}
+        assert readiness == {"vault": True, "transit": True, "postgres": True, "installation": False, "skew": False}
         assert await elsewhere.fetchval("SELECT count(*) FROM write_intents") == 1
         await elsewhere.close()
     assert await somebody.opens(runtime, stored.id) == keys

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -69,6 +69,35 @@ async def test_each_filter_alone_and_together(rest: httpx.AsyncClient, user: Hea
         answer = await rest.get(f"/v1/credentials{query}", headers=user)
         assert ids(answer) == [each["id"] for each in expected], query
         assert "link" not in answer.headers
+
+
+async def test_credentials_are_found_by_their_age_and_by_never_having_been_tried_or_used(
+    rest: httpx.AsyncClient, bearer: Callable[..., Headers], owner_conn: Connection
+) -> None:
+    name = some_user()
+    user = bearer("user", name)
+    old, tried, opened, new = [(await stored(rest, user))["id"] for _ in range(4)]
+    await owner_conn.execute("UPDATE credentials SET updated_at = '2020-01-31T12:00:00Z' WHERE id = $1", UUID(old))
+    await owner_conn.execute("UPDATE credentials SET last_used_at = now() WHERE id = $1", UUID(opened))
+    # Not by trying it: that would be noted as a use too, some time later.
+    await owner_conn.execute("UPDATE credentials SET validation_state = 'invalid' WHERE id = $1", UUID(tried))
+    for query, expected in (
+        ("updated_before=2020-01-31T12:00:00Z", []),
+        ("updated_before=2020-01-31T12:00:01Z", [old]),
+        ("updated_before=2020-01-31T14:00:01%2B02:00", [old]),
+        ("validated=true", [tried]),
+        ("validated=false", [new, opened, old]),
+        ("used=true", [opened]),
+        ("used=false", [new, tried, old]),
+        ("used=false&validated=false", [new, old]),
+        ("used=false&validated=false&updated_before=2021-01-01T00:00:00Z", [old]),
+    ):
+        answer = await rest.get(f"/v1/credentials?{query}", headers=user)
+        assert ids(answer) == expected, query
+    assert flat(await follow(rest, user, "/v1/credentials?limit=1&validated=false")) == [new, opened, old]
+    # An auditor finds everybody's.
+    everybodys = await rest.get("/v1/credentials?updated_before=2020-02-01T00:00:00Z", headers=bearer("auditor", "a"))
+    assert old in ids(everybodys)
 
 
 async def test_pages_hold_everything_once_newest_first(rest: httpx.AsyncClient, user: Headers) -> None:

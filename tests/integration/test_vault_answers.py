@@ -188,6 +188,7 @@ async def test_json_that_is_not_vaults_never_looks_like_an_answer(
         lambda: vault.cipher.hmac("key", b"digest"),
         lambda: vault.kv.live_versions("a/b"),
         lambda: vault.kv.newest_version("a/b"),
+        lambda: vault.kv.describe("a/b"),
         vault.kv.list_paths,
     ]
     for work in works:

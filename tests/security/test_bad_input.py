@@ -49,6 +49,7 @@ class Bad:
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = JSON
     chunked: bool = False
+    role: str = "user"
 
 
 def body(**changes: Any) -> bytes:
@@ -57,6 +58,14 @@ def body(**changes: Any) -> bytes:
 
 def raw(text: str, encoding: str = "utf-8") -> bytes:
     return text.encode(encoding)
+
+
+RETIRE = "POST /v1/keys/credentials-alpaca/retire"
+
+
+def retiring(version: str) -> Bad:
+    """A retirement below what is no version."""
+    return Bad(422, "below_version", RETIRE, raw(f'{{"below_version": {version}}}'), role="operator")
 
 
 def with_header(name: str, value: str) -> tuple[tuple[str, str], ...]:
@@ -160,6 +169,61 @@ FORMS: dict[str, Bad] = {
     "a number of 5,000 digits": Bad(422, "body", body=raw(f'{{"x": {"1" * 5000}, "api_key": "{SECRET}"}}')),
     "deep lists": Bad(422, "body", body=raw(f'{{"api_key": "{SECRET}", "x": ') + b"[" * 15_000),
     "deep objects": Bad(422, "body", body=raw(f'{{"api_key": "{SECRET}", "x": ') + b'{"a":' * 3_000),
+    # versions to retire
+    **{
+        f"below_version is {label}": retiring(version)
+        for label, version in (
+            ("0", "0"),
+            ("negative", "-1"),
+            ("true", "true"),
+            ("false", "false"),
+            ("null", "null"),
+            ("a float", "1.5"),
+            ("a float that is whole", "1.0"),
+            ("an exponent", "1e0"),
+            ("text", '"1"'),
+            ("a secret", f'"{SECRET}"'),
+            ("a list", "[1]"),
+            ("an object", f'{{"{SECRET}": 1}}'),
+            ("above the newest", "2147483647"),
+            ("more than a column holds", "2147483648"),
+            ("more than 64 bits", "18446744073709551616"),
+        )
+    },
+    "below_version is missing": Bad(422, "below_version", RETIRE, b"{}", role="operator"),
+    "below_version has 5,000 digits": Bad(
+        422, "body", RETIRE, b'{"below_version": %b}' % (b"9" * 5000), role="operator"
+    ),
+    "below_version is infinite": Bad(422, "body", RETIRE, b'{"below_version": Infinity}', role="operator"),
+    "below_version twice": Bad(422, "body", RETIRE, b'{"below_version": 1, "below_version": 1}', role="operator"),
+    "more than below_version": Bad(
+        422, "body", RETIRE, raw(f'{{"below_version": 1, "{SECRET}": 1}}'), role="operator"
+    ),
+    "no body to retire": Bad(422, "body", RETIRE, role="operator"),
+    "a huge body to retire": Bad(413, None, RETIRE, b'{"below_version": 1}' + b" " * 20_000, role="operator"),
+    "a form to retire": Bad(
+        415, None, RETIRE, raw(f"below_version={SECRET}"), (("Content-Type", FORM),), role="operator"
+    ),
+    "a secret in the query to retire": Bad(
+        422, "query", f"{RETIRE}?below_version={SECRET}", b'{"below_version": 1}', role="operator"
+    ),
+    "a secret as a key": Bad(404, None, f"GET /v1/keys/{SECRET}", headers=(), role="operator"),
+    "a secret as a key to rotate": Bad(404, None, f"POST /v1/keys/{SECRET}/rotate", headers=(), role="operator"),
+    "a key with NUL": Bad(404, None, f"POST /v1/keys/{SECRET}%00/rewrap", headers=(), role="operator"),
+    "a key that is no UTF-8": Bad(404, None, f"POST /v1/keys/{SECRET}%ff/rewrap", headers=(), role="operator"),
+    "a key with a slash": Bad(404, None, f"POST /v1/keys/..%2f{SECRET}/rewrap", headers=(), role="operator"),
+    "a key to retire that is none": Bad(
+        404, None, f"POST /v1/keys/{SECRET}/retire", b'{"below_version": 1}', role="operator"
+    ),
+    "a secret as a job": Bad(422, "job_id", f"GET /v1/jobs/{SECRET}", headers=(), role="operator"),
+    "a secret as a job to stop": Bad(422, "job_id", f"POST /v1/jobs/{SECRET}/stop", headers=(), role="operator"),
+    "a job in braces": Bad(422, "job_id", f"GET /v1/jobs/%7B{ACCOUNT}%7D", headers=(), role="operator"),
+    "a secret as X-User-Id of an operator": Bad(
+        403, None, RETIRE, b'{"below_version": 1}', with_header("X-User-Id", SECRET), role="operator"
+    ),
+    "a secret to rotate, by a query": Bad(
+        422, "query", f"POST /v1/keys/credentials-alpaca/rotate?{SECRET}", headers=(), role="operator"
+    ),
     # size
     "a huge body": Bad(413, None, body=body(secret_key=SECRET * 10_000)),
     "a huge body without content-length": Bad(413, None, body=body(secret_key=SECRET * 10_000), chunked=True),
@@ -179,6 +243,11 @@ FORMS: dict[str, Bad] = {
     "a secret as a parameter": Bad(422, "query", f"GET /v1/credentials?{SECRET}=1", headers=()),
     "a secret as a cursor": Bad(422, "cursor", f"GET /v1/credentials?cursor={SECRET}", headers=()),
     "a secret as a limit": Bad(422, "limit", f"GET /v1/credentials?limit={SECRET}", headers=()),
+    "a secret as an age": Bad(422, "updated_before", f"GET /v1/credentials?updated_before={SECRET}", headers=()),
+    "a secret as a yes or no": Bad(422, "used", f"GET /v1/credentials?used={SECRET}", headers=()),
+    "a secret as what is accepted": Bad(
+        422, "limit", f"GET /v1/events?limit={SECRET}", headers=(("Accept", f"application/x-ndjson;q={SECRET}"),)
+    ),
     "a secret as a time": Bad(422, "since", f"GET /v1/events?since={SECRET}", headers=()),
     "a secret as an action": Bad(422, "action", f"GET /v1/events?action={SECRET}", headers=()),
     "a secret as an address": Bad(404, None, f"GET /{SECRET}", headers=()),
@@ -256,6 +325,7 @@ async def kept(conn: Connection, stack: Stack) -> list[Any]:
         await conn.fetch("SELECT * FROM credentials WHERE user_id = $1", USER),
         await conn.fetch("SELECT * FROM idempotency_keys WHERE user_id = $1", USER),
         await conn.fetch("SELECT * FROM write_intents WHERE kv_path LIKE $1", f"{ACCOUNT}/%"),
+        await conn.fetch("SELECT * FROM jobs"),
         stack.vault("LIST", f"credentials/metadata/{ACCOUNT}/").json()["data"]["keys"],
     ]
 
@@ -280,7 +350,7 @@ async def test_bad_input_is_refused_by_its_field_and_leaves_no_trace(
     bad, secret = FORMS[form], canary("").upper()
     before = await kept(owner_conn, stack)
     with every_log_line() as logged:
-        seen = await exchange(server, bad, bearer("user", USER), secret, victim)
+        seen = await exchange(server, bad, bearer(bad.role, USER), secret, victim)
         await answered(logged)
     assert seen.status == bad.status, seen.document
     fields = [error["field"] for error in seen.document.get("errors", ())]

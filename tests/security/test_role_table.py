@@ -1,7 +1,7 @@
 """Who gets what answer on which route: one table, written out, every cell asked of the running application."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -10,8 +10,10 @@ import httpx
 import pytest
 
 from service.app import create_app
+from tests.conftest import start_stack
 from tests.doubles.alpaca import AlpacaDouble
 from tests.doubles.oidc_issuer import OidcIssuer
+from tests.keys import KEY, NO_WORKER, callers
 from tests.rest import Headers, client_of, client_on, new_body, problem_of, routes, stored
 from tests.stored import some_user
 from tests.support import Stack
@@ -33,6 +35,14 @@ POST   /v1/credentials/validate                 200:hidden 200:hidden 200:hidden
 POST   /v1/credentials/{credential_id}/validate 200:hidden 404        200:hidden 404        422        403        403        403          403          401
 GET    /v1/credentials/{credential_id}/events   200:shown  404        200:shown  404        422        403        200:shown  403          403          401
 GET    /v1/events                               200:shown  200:hidden 200:shown  200:hidden 422        403        200:shown  403          403          401
+GET    /v1/keys                                 403        403        403        403        403        200:hidden 200:hidden 403          403          401
+GET    /v1/keys/{name}                          403        403        403        403        403        200:hidden 200:hidden 403          403          401
+GET    /v1/keys/{name}/report                   403        403        403        403        403        200:hidden 200:hidden 403          403          401
+POST   /v1/keys/{name}/rotate                   403        403        403        403        403        202:hidden 403        403          403          401
+POST   /v1/keys/{name}/rewrap                   403        403        403        403        403        202:hidden 403        403          403          401
+POST   /v1/keys/{name}/retire                   403        403        403        403        403        202:hidden 403        403          403          401
+GET    /v1/jobs/{job_id}                        403        403        403        403        403        200:hidden 200:hidden 403          403          401
+POST   /v1/jobs/{job_id}/stop                   403        403        403        403        403        202:hidden 403        403          403          401
 GET    /healthz                                 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
 HEAD   /healthz                                 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
 GET    /readyz                                  200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
@@ -49,6 +59,7 @@ _, _, *COLUMNS = TABLE.strip().splitlines()[0].split()
 ROWS = {f"{method} {path}": cells for method, path, *cells in map(str.split, TABLE.strip().splitlines()[1:])}
 CELLS = [(route, column, cell) for route, cells in ROWS.items() for column, cell in zip(COLUMNS, cells, strict=True)]
 
+JOB = "6f9619ff-8b86-4011-b42d-00c04fc964ff"
 PROBLEMS = {
     401: "authentication-required",
     403: "permission-denied",
@@ -59,9 +70,30 @@ PROBLEMS = {
 
 
 @pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack of this module's own: whoever may rotate keys does."""
+    with start_stack(tmp_path_factory.mktemp("table")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def bearer(stack: Stack) -> Callable[..., Headers]:
+    return callers(stack)
+
+
+@pytest.fixture(scope="module")
 async def rest(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    async with AlpacaDouble() as alpaca, client_on(stack.settings(alpaca_base_url=alpaca.url)) as client:
+    settings = {**NO_WORKER, "job_wait_seconds": 0}
+    async with AlpacaDouble() as alpaca, client_on(stack.settings(alpaca_base_url=alpaca.url, **settings)) as client:
         yield client
+
+
+@pytest.fixture
+async def job_id(rest: httpx.AsyncClient, bearer: Callable[..., Headers], owner_conn: Connection) -> str:
+    """A job that waits, and no other one."""
+    await owner_conn.execute("DELETE FROM jobs")
+    answer = await rest.post("/v1/keys/credentials-polygon/rewrap", headers=bearer("operator", "olga"))
+    return str(answer.json()["id"])
 
 
 @dataclass(frozen=True)
@@ -101,7 +133,9 @@ async def cast(rest: httpx.AsyncClient, bearer: Callable[..., Headers]) -> Cast:
     return Cast(owner, other, owners, others, answer.json())
 
 
-async def ask(rest: httpx.AsyncClient, route: str, headers: Headers, credential_id: str) -> httpx.Response:
+async def ask(
+    rest: httpx.AsyncClient, route: str, headers: Headers, credential_id: str, job_id: str = JOB
+) -> httpx.Response:
     """A good request for the route."""
     method, path = route.split()
     keys = {name: new_body()[name] for name in ("api_key", "secret_key")}
@@ -109,8 +143,10 @@ async def ask(rest: httpx.AsyncClient, route: str, headers: Headers, credential_
         "POST /v1/credentials": new_body(),
         "PATCH /v1/credentials/{credential_id}": keys,
         "POST /v1/credentials/validate": keys,
+        "POST /v1/keys/{name}/retire": {"below_version": 1},
     }
-    return await rest.request(method, path.format(credential_id=credential_id), json=bodies.get(route), headers=headers)
+    address = path.format(credential_id=credential_id, name=KEY, job_id=job_id)
+    return await rest.request(method, address, json=bodies.get(route), headers=headers)
 
 
 async def row_of(conn: Connection, credential_id: str) -> Any:
@@ -130,9 +166,11 @@ async def test_each_cell_is_as_written(
     cast: Cast,
     bearer: Callable[..., Headers],
     owner_conn: Connection,
+    job_id: str,
 ) -> None:
     before = await row_of(owner_conn, cast.credential["id"])
-    answer = await ask(rest, route, cast.caller(column, bearer), cast.credential["id"])
+    jobs = await owner_conn.fetch("SELECT * FROM jobs")
+    answer = await ask(rest, route, cast.caller(column, bearer), cast.credential["id"], job_id)
     status, _, told = cell.partition(":")
     assert answer.status_code == int(status), answer.text
     if told in ("owner", "other"):
@@ -143,6 +181,7 @@ async def test_each_cell_is_as_written(
     else:
         assert problem_of(answer)[1] == PROBLEMS[answer.status_code]
         assert await row_of(owner_conn, cast.credential["id"]) == before
+        assert await owner_conn.fetch("SELECT * FROM jobs") == jobs
 
 
 async def test_a_user_who_audits_acts_as_the_user_where_a_user_may(stack: Stack) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import MISSING, fields
 from typing import Any, cast
 
 import httpx
@@ -11,6 +12,11 @@ from service.authz.policy import Identity
 from service.composition import Runtime
 from service.errors import AuthenticationFailed
 from service.settings import Settings
+
+PARTS = tuple(
+    each.name for each in fields(Runtime) if each.name not in ("settings", "identity") and each.default is MISSING
+)
+"""The runtime's parts that have to be there."""
 
 USER = {"Authorization": "Bearer user-token"}
 
@@ -56,8 +62,8 @@ async def client_of(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application, in this process, with `part` for every part of the runtime."""
     verifier = None if identities is None else Tokens(identities)
-    fields: dict[str, Any] = dict.fromkeys(("reader", "opener", "writer", "validator", "readiness", "reconciler"), part)
-    app = create_app(runtime=Runtime(settings=settings(**given), identity=cast(Any, verifier), **fields))
+    parts: dict[str, Any] = dict.fromkeys(PARTS, part)
+    app = create_app(runtime=Runtime(settings=settings(**given), identity=cast(Any, verifier), **parts))
     transport = httpx.ASGITransport(app)  # an exception that leaves the application fails the test
     async with (
         app.router.lifespan_context(app),

@@ -31,8 +31,8 @@ def subclasses(kind: type[CredentialsError]) -> Iterator[type[CredentialsError]]
 ALL: list[type[CredentialsError]] = sorted(
     {CredentialsError, *subclasses(CredentialsError)}, key=lambda kind: kind.__name__
 )
-KEPT = {"field", "problem", "problems", "retry_after", "count", "credential_ids"}
-"""What errors may keep beside their text: fixed words and seconds."""
+KEPT = {"field", "problem", "problems", "retry_after", "count", "credential_ids", "job_id"}
+"""What errors may keep beside their text: fixed words, seconds, counts and ids."""
 
 
 def make(kind: type[CredentialsError]) -> CredentialsError:

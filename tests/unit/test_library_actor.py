@@ -7,7 +7,7 @@ import pytest
 
 from service import composition
 from service.modules.credential_service import store_credential
-from tests.unit.fake_runtime import Part, settings
+from tests.unit.fake_runtime import PARTS, Part, settings
 
 
 class Stored:
@@ -24,7 +24,7 @@ async def test_a_programs_own_name_is_behind_librarys(
 ) -> None:
     part = Part()
     part.result = Stored()
-    fields: dict[str, Any] = dict.fromkeys(("reader", "opener", "writer", "validator", "readiness", "reconciler"), part)
+    fields: dict[str, Any] = dict.fromkeys(PARTS, part)
     runtime = composition.Runtime(settings=settings(**given), identity=None, **fields)
 
     async def process_runtime() -> composition.Runtime:

@@ -14,10 +14,12 @@ from service.authz.policy import (
     Role,
     Scope,
     authorise,
+    authorise_key_administration,
+    authorise_key_reading,
     authorise_owner,
 )
 from service.errors import InvalidInput, PermissionDenied
-from service.modules.records import AuditAccess, OwnerAccess
+from service.modules.records import AuditAccess, KeyAdminAccess, KeyReadAccess, OwnerAccess
 
 # Written out, and not derived from what it is compared to: permission; user, orchestrator, operator, auditor.
 EXPECTED = """
@@ -29,6 +31,8 @@ credentials:rollback        own   on-behalf  -  -
 credentials:validate        own   on-behalf  -  -
 credentials:validate-given  own   on-behalf  -  -
 credentials:events          own   on-behalf  -  all
+keys:read                   -     -          keys  keys
+keys:administer             -     -          keys  -
 """
 CELLS = [
     (Permission(name), role, cell)
@@ -48,7 +52,7 @@ def test_every_cell_is_written_out() -> None:
 
 @pytest.mark.parametrize(("permission", "role", "cell"), CELLS)
 def test_the_table_says_what_the_design_says(permission: Permission, role: Role, cell: str) -> None:
-    scope = {"own": Scope.OWN, "on-behalf": Scope.ON_BEHALF, "all": Scope.ALL, "-": None}[cell]
+    scope = {"own": Scope.OWN, "on-behalf": Scope.ON_BEHALF, "all": Scope.ALL, "keys": Scope.KEYS, "-": None}[cell]
     assert TABLE[permission].get(role) is scope
 
 
@@ -75,6 +79,58 @@ def test_with_the_header_only_an_orchestrator_passes(permission: Permission, rol
     else:
         with pytest.raises(PermissionDenied):
             authorise(caller(role), permission, "bob")
+
+
+KEY_RIGHTS = {
+    Permission.READ_KEYS: (authorise_key_reading, KeyReadAccess),
+    Permission.ADMINISTER_KEYS: (authorise_key_administration, KeyAdminAccess),
+}
+
+
+@pytest.mark.parametrize(("permission", "role", "cell"), [cell for cell in CELLS if cell[0] in KEY_RIGHTS])
+def test_keys_are_seen_and_changed_by_the_roles_of_the_table_alone(
+    permission: Permission, role: Role, cell: str
+) -> None:
+    decide, access = KEY_RIGHTS[permission]
+    if cell == "keys":
+        assert decide(caller(role), None, request_id="r1") == access(actor=f"{role}:alice", request_id="r1")
+    else:
+        with pytest.raises(PermissionDenied):
+            decide(caller(role), None)
+
+
+@pytest.mark.parametrize("permission", KEY_RIGHTS)
+@pytest.mark.parametrize("header", ["bob", "alice", ""])
+def test_nobody_acts_on_keys_for_a_user(permission: Permission, header: str) -> None:
+    decide, _ = KEY_RIGHTS[permission]
+    with pytest.raises(PermissionDenied):
+        decide(caller(*Role), header)
+
+
+def test_an_operator_who_audits_reads_keys_as_the_operator() -> None:
+    both = caller(Role.AUDITOR, Role.OPERATOR)
+    assert authorise_key_reading(both, None) == KeyReadAccess(actor="operator:alice")
+
+
+@pytest.mark.parametrize(
+    ("claim", "reads", "administers"),
+    [
+        ({}, True, True),
+        ({"actions": ["keys:read"]}, True, False),
+        ({"actions": ["keys:administer"]}, False, True),
+        ({"actions": ["credentials:read"]}, False, False),
+        ({"users": ["alice"]}, False, False),  # keys are everybody's
+        (None, False, False),
+    ],
+)
+def test_a_tokens_limits_hold_for_keys(claim: object, reads: bool, administers: bool) -> None:
+    limited = caller(Role.OPERATOR, limits=Limits.parse(claim))
+    for decide, allowed in ((authorise_key_reading, reads), (authorise_key_administration, administers)):
+        if allowed:
+            decide(limited, None)
+        else:
+            with pytest.raises(PermissionDenied):
+                decide(limited, None)
 
 
 @pytest.mark.parametrize("permission", list(Permission))

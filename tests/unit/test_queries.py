@@ -1,4 +1,4 @@
-"""`queries.sql`: every statement that code asks for is there, once, used, and nothing else is SQL."""
+"""The `.sql` files: every statement that code asks for is there, once, used, and nothing else is SQL."""
 
 import ast
 import re
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from service.postgres.queries import SQL, load
+from service.postgres.queries import FILES, SQL, load
 
 SERVICE = Path(__file__).parents[2] / "service"
-FILE = SERVICE / "postgres" / "queries.sql"
+TEXT = "\n".join((SERVICE / "postgres" / name).read_text() for name in FILES)
 _STATEMENT = re.compile(
     r"^\s*(SELECT\s.+\sFROM|INSERT\s+INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|WITH\s+\w+\s+AS)\s", re.I
 )
@@ -41,7 +41,7 @@ def test_every_statement_is_asked_for_somewhere() -> None:
 
 
 def test_no_name_is_given_twice() -> None:
-    names = re.findall(r"^-- name: (\w+)$", FILE.read_text(), re.MULTILINE)
+    names = re.findall(r"^-- name: (\w+)$", TEXT, re.MULTILINE)
     assert sorted(names) == sorted(SQL)
 
 
@@ -54,10 +54,10 @@ def test_each_name_has_one_statement() -> None:
 
 def test_no_statement_leaves_anything_on_its_connection() -> None:
     """The pool's connections are not reset between uses. The migrations' one connection is closed, lock and all."""
-    lasting = re.compile(r"\A\s*SET\s(?!LOCAL\b)|LISTEN|DECLARE|TEMP|PREPARE|advisory")
+    lasting = re.compile(r"\A\s*SET\s(?!LOCAL\b)|LISTEN|DECLARE|TEMP|PREPARE|advisory(?!_xact)")
     leaving = {name for name, text in SQL.items() if lasting.search(re.sub(r"--.*$", "", text, flags=re.MULTILINE))}
     assert leaving == {"hold_migration_lock"}
-    configs = re.findall(r"set_config\([^)]*\)", FILE.read_text())
+    configs = re.findall(r"set_config\([^)]*\)", TEXT)
     assert configs
     assert all(each.endswith(", true)") for each in configs)  # until the transaction's end
 

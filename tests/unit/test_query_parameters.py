@@ -47,6 +47,15 @@ async def fetched(url: str) -> tuple[Part, Any]:
         (f"{LIST}?is_active=yes", "is_active"),
         (f"{LIST}?is_active=1", "is_active"),
         (f"{LIST}?is_active=True", "is_active"),
+        (f"{LIST}?updated_before=yesterday", "updated_before"),
+        (f"{LIST}?updated_before=2026-01-01", "updated_before"),
+        (f"{LIST}?updated_before=2026-01-01T00:00:00", "updated_before"),
+        (f"{LIST}?updated_before=", "updated_before"),
+        (f"{LIST}?validated=1", "validated"),
+        (f"{LIST}?validated=null", "validated"),
+        (f"{LIST}?used=", "used"),
+        (f"{LIST}?used=True", "used"),
+        (f"{LIST}?used=true&used=true", "query"),
         (f"{EVENTS}?credential_id=x", "credential_id"),
         (f"{EVENTS}?user=a%00b", "user"),
         (f"{EVENTS}?user=", "user"),
@@ -106,6 +115,14 @@ async def test_good_filters_reach_the_reader_with_one_more_than_the_limit() -> N
     assert args[1:] == (
         CredentialFilter(account_id=UUID(ID), credential_type="alpaca", is_active=False), None, 8,
     )  # fmt: skip
+
+
+async def test_filters_by_age_reach_the_reader() -> None:
+    query = "updated_before=2026-01-31T12:00:00%2B02:00&validated=false&used=true"
+    part, answer = await fetched(f"{LIST}?{query}")
+    assert answer.status_code == 200
+    ((_, args, _),) = part.calls
+    assert args[1] == CredentialFilter(updated_before=datetime(2026, 1, 31, 10, tzinfo=UTC), validated=False, used=True)
 
 
 async def test_good_event_filters_reach_the_reader_in_utc() -> None:

@@ -14,6 +14,7 @@ from service.modules.records import Credential, ProviderVerdict, TransitReferenc
 from tests.unit.fake_runtime import USER, Part, client_of
 
 IDENTITIES = {"user-token": Identity(subject="alice", roles=frozenset({Role.USER}))}
+WITH_BODIES = ("/v1/credentials", "/v1/credentials/validate", "/v1/keys/{name}/retire")
 JSON = {**USER, "Content-Type": "application/json"}
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -156,9 +157,7 @@ def test_the_document_describes_every_body_and_every_error() -> None:
     assert "HTTPValidationError" not in document["components"]["schemas"]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            assert ("requestBody" in operation) == (
-                method == "patch" or (method == "post" and path in ("/v1/credentials", "/v1/credentials/validate"))
-            )
+            assert ("requestBody" in operation) == (method == "patch" or (method == "post" and path in WITH_BODIES))
             if path.startswith("/v1"):
                 assert operation["security"] == [{"bearer": []}]
                 assert {"401", "403", "422", "500", "502", "503"} <= operation["responses"].keys()

@@ -10,6 +10,9 @@ CREATE INDEX credentials_by_pin ON credentials (pinned_at DESC, id DESC);
 -- Counts and the oldest under each key version, from the index alone.
 DROP INDEX credentials_by_key_version;
 CREATE INDEX credentials_by_key_version ON credentials (transit_key, transit_key_version, created_at, id);
+-- Retiring counts kept secrets too, while every write waits.
+CREATE INDEX credentials_by_previous_key_version ON credentials (transit_key, previous_transit_key_version)
+    WHERE previous_transit_key_version IS NOT NULL;
 
 -- Rotations and rewraps are done for nobody in particular, and some events are about a key and no credential.
 ALTER TABLE credential_events ALTER COLUMN acting_user DROP NOT NULL;
@@ -67,12 +70,14 @@ GRANT SELECT ON job_failures TO credentials_runtime;
 GRANT SELECT ON jobs, job_failures TO credentials_auditor;
 GRANT UPDATE (pinned_at) ON credentials TO credentials_rotator;
 
--- Seals over the events, each signed by Vault together with the one before. `after_id`: events up to this id are of an
--- earlier life of the database cluster, whose transactions were counted anew.
+-- Seals over the events, each signed by Vault together with the one before. Which events one covers:
+-- `service/modules/event_chain.py`. The time is whatever Postgres' clock said.
 CREATE TABLE event_seals (
     number        bigint PRIMARY KEY CHECK (number > 0),
     sealed_at     timestamptz NOT NULL,
-    after_id      bigint NOT NULL,
+    cluster_id    bigint NOT NULL, -- the database cluster's system identifier: each counts its transactions by itself
+    after_id      bigint NOT NULL, -- events up to this one are of an earlier cluster
+    upto_id       bigint NOT NULL, -- the greatest event number, up to here
     from_xid      xid8 NOT NULL,
     upto_xid      xid8 NOT NULL,
     events        bigint NOT NULL,

@@ -1,0 +1,136 @@
+"""The composition root's other half: what whoever does the jobs holds open, a worker or the service beside its own.
+
+It has logins of its own, to Vault and to Postgres: they can rewrap, and cannot decrypt.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Self
+
+from service.http_clients import vault_client
+from service.modules.event_sealer import EventSealer
+from service.modules.job_runner import JobRunner
+from service.modules.key_rotation import KeyRotation
+from service.modules.rewrap_passes import RewrapPasses
+from service.modules.rewrapper import Rewrapper
+from service.modules.vault_layout import VaultLayout
+from service.postgres.pool import Database
+from service.postgres.rotation_store import PostgresRotationStore
+from service.postgres.seal_store import PostgresSealStore
+from service.providers.registry import CREDENTIAL_TYPES
+from service.settings import Settings
+from service.vault.ciphertext_store import KvCiphertextStore
+from service.vault.event_signer import KvSealAnchor, TransitEventSigner
+from service.vault.login import VaultSession
+from service.vault.transit_keys import TransitKeyRing
+from service.vault.wire import Wire
+from service.vault.wire_client import WireVaultClient
+
+_log = logging.getLogger(__name__)
+_CONNECTIONS = 7
+"""To Postgres, at least: each batch holds one for its rows while it needs another for its intents; sealing has one."""
+_GRACE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotator:
+    """What does the jobs, and seals the events meanwhile."""
+
+    runner: JobRunner
+    sealer: EventSealer
+    seal_seconds: float
+    stopping: asyncio.Event
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Opens everything, and closes it when the block ends. Nothing is asked of Vault or Postgres until needed.
+
+        `settings` are those of the rotator: `Settings.as_rotator`'s.
+
+        Raises:
+            ConfigurationError: the settings can't be used.
+        """
+        pool = max(settings.database_pool_size, _CONNECTIONS)
+        async with AsyncExitStack() as stack:
+            vault_http = await stack.enter_async_context(vault_client(settings))
+            session = await stack.enter_async_context(VaultSession.open(vault_http, settings))
+            wire = await stack.enter_async_context(Wire.open(settings))
+            vault = WireVaultClient(
+                vault_http, session, wire, namespace=settings.vault_namespace, retries=settings.vault_retries
+            )
+            database = await stack.enter_async_context(
+                Database.open(settings.model_copy(update={"database_pool_size": pool}))
+            )
+            store = PostgresRotationStore(database, settings)
+            keys = TransitKeyRing(vault, wire, settings.transit_mount)
+            ciphertexts = KvCiphertextStore(vault, settings.kv_mount)
+            layout = VaultLayout(
+                settings.transit_mount, settings.transit_key_prefix, settings.kv_mount, CREDENTIAL_TYPES
+            )
+            stopping = asyncio.Event()
+            rewrapper = Rewrapper(
+                store,
+                keys,
+                ciphertexts,
+                layout,
+                at_once=settings.rewrap_writes_at_once,
+                intent_age_seconds=settings.intent_age_seconds,
+            )
+            rewraps = RewrapPasses(
+                store,
+                keys,
+                rewrapper,
+                stopping,
+                batch=settings.rewrap_batch,
+                per_second=settings.rewrap_per_second,
+            )
+            yield cls(
+                runner=JobRunner(
+                    store,
+                    ciphertexts,
+                    KeyRotation(store, keys),
+                    rewraps,
+                    stopping,
+                    poll_seconds=settings.job_poll_seconds,
+                ),
+                sealer=EventSealer(
+                    PostgresSealStore(database),
+                    TransitEventSigner(vault, settings.transit_mount, settings.events_key_name),
+                    KvSealAnchor(vault, settings.kv_mount),
+                    ciphertexts.installation_id,
+                ),
+                seal_seconds=settings.seal_seconds,
+                stopping=stopping,
+            )
+
+    def stop(self) -> None:
+        """Has `run` end when what is under way is done: a batch, a rotation."""
+        self.stopping.set()
+
+    async def run(self) -> None:
+        """Does jobs and seals events until `stop` is called."""
+        async with self.sealer.running(self.seal_seconds):
+            await self.runner.run()
+
+
+@asynccontextmanager
+async def rotating(settings: Settings) -> AsyncIterator[None]:
+    """Does jobs in the background for as long as the block lasts; what is under way at its end is finished first.
+
+    `settings` and what is raised are those of `Rotator.open`.
+    """
+    async with Rotator.open(settings) as rotator:
+        task = asyncio.create_task(rotator.run(), name="rotator")
+        try:
+            yield
+        finally:
+            rotator.stop()
+            done, _ = await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+            if not done:
+                _log.warning("a job was cut short at the end; it is gone on with later")
+                task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
