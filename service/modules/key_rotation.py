@@ -59,6 +59,9 @@ class KeyRotation:
         key = await self._keys.describe(job.transit_key)
         if version > key.latest_version:
             return JobReason.NO_SUCH_VERSION
+        # Vault would refuse, after the floor was raised.
+        if 0 < key.min_encryption_version < version:
+            return JobReason.VAULT_KEEPS_ENCRYPTING
         # From here on no write commits under an older version; what is under way with one is sealed again.
         if await self._store.raise_floor(job, job.transit_key, version):
             return JobReason.STILL_NEEDED

@@ -275,6 +275,20 @@ async def test_a_version_that_there_is_not_yet_is_not_retired(
     assert (await floor(owner_conn), min_decryption_version(stack)) == (1, 1)
 
 
+async def test_the_floor_is_not_raised_where_vault_would_refuse(
+    stack: Stack, owner_conn: Connection, rotator: Rotator
+) -> None:
+    """Vault wants min_encryption_version, where it is set, at or above min_decryption_version."""
+    await do(rotator, owner_conn, "rotate")
+    version = newest_version(stack)
+    config = f"transit/keys/{KEY}/config"
+    assert stack.vault("POST", config, {"min_encryption_version": version - 1}).is_success
+    done = await do(rotator, owner_conn, "retire", below=version)
+    assert stack.vault("POST", config, {"min_encryption_version": 0}).is_success
+    assert (done.state, done.reason) == (JobState.FAILED, JobReason.VAULT_KEEPS_ENCRYPTING)
+    assert (await floor(owner_conn), min_decryption_version(stack)) == (1, 1)
+
+
 async def test_a_retirement_that_was_cut_short_before_vault_was_asked_is_completed(
     stack: Stack, runtime: Runtime, owner_conn: Connection, rotator: Rotator
 ) -> None:
