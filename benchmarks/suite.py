@@ -83,7 +83,7 @@ class Plan:
         for series in dict.fromkeys(wanted):
             # Vault alone stands beside ours, whatever its own number of connections is.
             kind = _KINDS.get(series.contender, "")
-            callers = 256 if series.contender == VAULT else series.callers
+            callers = {VAULT: 256, KV: 32}.get(series.contender, series.callers)
             groups.setdefault((kind, callers, series.cold), []).append(series)
         return list(groups.values())
 
