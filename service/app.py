@@ -16,6 +16,7 @@ from service.api import (
     use_routes,
 )
 from service.api.error_responses import UnexpectedErrors, install_error_responses
+from service.api.event_export import install_exports
 from service.api.openapi_document import install_openapi
 from service.api.response_headers import NoStore
 from service.composition import Runtime
@@ -78,6 +79,7 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
     for routes in modules:
         app.router.routes.extend(routes.router.routes)
     metrics_route.install_metrics(app)
+    install_exports(app)
     install_error_responses(app)
     install_openapi(app)
     # The last one added is the outermost.

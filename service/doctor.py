@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,7 +18,7 @@ from service.errors import ConfigurationError, CredentialsError
 from service.memory.hardening import Prepared, prepared
 from service.memory.secret_pages import SecretBuffer
 from service.memory.zeroing import Zeroing
-from service.modules.skew_records import SEALS, SEALS_REMEDY, SkewReport
+from service.modules.skew_records import SEALS, SEALS_REMEDY, Examined, SkewKind, SkewReport
 from service.settings import load_process_settings, load_settings
 
 _PROBE = """
@@ -29,6 +29,8 @@ print(json.dumps(dataclasses.asdict(in_force())))
 """
 _PROBE_SECONDS = 60
 _NEWEST = 1000
+_LISTED = 100
+"""Credentials that are named."""
 
 
 class Verdict(StrEnum):
@@ -47,6 +49,8 @@ class Finding:
     name: str
     verdict: Verdict
     detail: str
+    listed: bool = False
+    """One of many: a line of its own, also where the others are in a table, which would wrap it."""
 
 
 def doctor(*, full: bool = False) -> bool:
@@ -58,10 +62,11 @@ def doctor(*, full: bool = False) -> bool:
     if sys.stdout.isatty():
         table = Table("what", "", Column("detail", overflow="fold"))
         for each in findings:
-            table.add_row(each.name, each.verdict.value, escape(each.detail))
+            if not each.listed:
+                table.add_row(each.name, each.verdict.value, escape(each.detail))
         Console().print(table)
-    else:
-        for each in findings:
+    for each in findings:
+        if each.listed or not sys.stdout.isatty():
             print(f"{each.verdict.value:<7} {each.name}: {each.detail}")  # noqa: T201 - what the command is for
     return all(each.verdict is not Verdict.WRONG for each in findings)
 
@@ -219,7 +224,22 @@ def _skew(report: SkewReport) -> Iterator[Finding]:
         yield Finding(f"skew of {key.key}", Verdict.WRONG, key.meaning)
     if report.seals is not None:
         yield Finding("skew of the seals", Verdict.WRONG, f"{SEALS[report.seals]} What to do: {SEALS_REMEDY}")
-    for each in report.credentials:
+    yield from _not_fitting(report.credentials)
+
+
+def _not_fitting(credentials: Sequence[Examined]) -> Iterator[Finding]:
+    """Each kind once, then ids: those that matter first, and no more of them than can be read."""
+    for kind in SkewKind:
+        if many := sum(kind in each.kinds for each in credentials):
+            verdict = Verdict.WRONG if kind.matters else Verdict.WEAKER
+            yield Finding(f"skew {kind.value}", verdict, f"credentials: {many}; {kind.meaning}")
+    for each in sorted(credentials, key=lambda each: not each.matters)[:_LISTED]:
         verdict = Verdict.WRONG if each.matters else Verdict.WEAKER
-        remedy = "`vault-credentials reconcile --skew` says what to do, and does it with --apply"
-        yield Finding(f"credential {each.credential.id}", verdict, f"{each.meaning}. {remedy}")
+        yield Finding(f"credential {each.credential.id}", verdict, ", ".join(each.kinds), listed=True)
+    if not credentials:
+        return
+    told = "`vault-credentials reconcile --skew` says what to do about each, and does it with --apply"
+    if len(credentials) > _LISTED:
+        told = f"{len(credentials) - _LISTED} more are not listed here; {told}; with --json for programs"
+    is_wrong = any(each.matters for each in credentials)
+    yield Finding("credentials", Verdict.WRONG if is_wrong else Verdict.WEAKER, told, listed=True)

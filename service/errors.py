@@ -28,6 +28,11 @@ def again(error: _Error) -> _Error:
     return copied
 
 
+def in_words(error: CredentialsError) -> str:
+    """What the error's class says of itself, for logs: fixed text, whatever the instance holds."""
+    return (type(error).__doc__ or "").strip().splitlines()[0]
+
+
 class ConfigurationError(CredentialsError):
     """The settings don't fit together; the message names the setting, never its value."""
 

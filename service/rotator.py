@@ -16,10 +16,12 @@ from service.modules.job_runner import JobRunner
 from service.modules.key_rotation import KeyRotation
 from service.modules.rewrap_passes import RewrapPasses
 from service.modules.rewrapper import Rewrapper
+from service.modules.skew import SkewDetector
 from service.modules.vault_layout import VaultLayout
 from service.postgres.pool import Database
 from service.postgres.rotation_store import PostgresRotationStore
 from service.postgres.seal_store import PostgresSealStore
+from service.postgres.skew_store import PostgresSkewStore
 from service.providers.registry import CREDENTIAL_TYPES
 from service.settings import Settings
 from service.vault.ciphertext_store import KvCiphertextStore
@@ -71,6 +73,8 @@ class Rotator:
             layout = VaultLayout(
                 settings.transit_mount, settings.transit_key_prefix, settings.kv_mount, CREDENTIAL_TYPES
             )
+            seals, anchor = PostgresSealStore(database), KvSealAnchor(vault, settings.kv_mount)
+            skew = SkewDetector(PostgresSkewStore(database, settings), ciphertexts, keys, seals, anchor, layout)
             stopping = asyncio.Event()
             rewrapper = Rewrapper(
                 store,
@@ -92,15 +96,15 @@ class Rotator:
                 runner=JobRunner(
                     store,
                     ciphertexts,
-                    KeyRotation(store, keys),
+                    KeyRotation(store, keys, skew),
                     rewraps,
                     stopping,
                     poll_seconds=settings.job_poll_seconds,
                 ),
                 sealer=EventSealer(
-                    PostgresSealStore(database),
+                    seals,
                     TransitEventSigner(vault, settings.transit_mount, settings.events_key_name),
-                    KvSealAnchor(vault, settings.kv_mount),
+                    anchor,
                     ciphertexts.installation_id,
                 ),
                 seal_seconds=settings.seal_seconds,

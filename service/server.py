@@ -32,15 +32,20 @@ class LimitedProtocol(HttpToolsProtocol):
     of a body's trailers and chunk extensions; more is answered with 431 (RFC 6585, 5), where an answer is due, and
     the connection closed. A connection whose request's headers are not complete `head_seconds` after it was opened, or
     after the request's first byte, is closed; between requests uvicorn's own idle time-out holds. Beyond
-    `max_connections` at once, further ones are closed as they come. Does not: bound how long a body takes.
+    `max_connections` at once, further ones are closed as they come. A client that leaves what was written to it, of any
+    answer, for `unread_seconds` is cut off, which the application sees as its going away; until all of it is taken, no
+    more is written. What the kernel's buffers hold counts as taken. Does not: bound how long a body takes, nor an
+    answer that is read slowly.
     """
 
     max_head_bytes: ClassVar[int] = 65_536
     head_seconds: ClassVar[float] = 10.0
     max_connections: ClassVar[int] = 2 * _MAX_CONCURRENT
+    unread_seconds: ClassVar[float] = 30.0
 
     _held = 0  # bytes that the parser has been given since it last handed over a head, or some of a body
     _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Starts the clock for the first request."""
@@ -48,12 +53,26 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.connections) > self.max_connections:
             transport.abort()
             return
+        # By default 64 kB that wait to be read pause nothing, so nobody would notice that they stay.
+        transport.set_write_buffer_limits(high=0)
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the clock."""
+        """Stops the clocks."""
         self._stop_deadline()
+        self._stop_unread()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Starts the clock for what is not taken."""
+        super().pause_writing()
+        # Not `close`, which would wait for the client to take it.
+        self._unread = self.loop.call_later(self.unread_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """All of it is taken."""
+        self._stop_unread()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser by slices, so that it is known how much it holds back."""
@@ -102,6 +121,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _refuse(self) -> None:
         # In the middle of another answer's bytes a 431 would be taken for a part of it.

@@ -280,7 +280,7 @@ class Settings(ProviderSettings, ProcessSettings):
         """The same, with the rotator's logins in the place of the runtime's; None where they aren't set.
 
         Raises:
-            ConfigurationError: the database's is set without one to Vault.
+            ConfigurationError: the database's is set without one to Vault; names what is missing.
         """
         if self.rotator_database_url is None:
             return None
@@ -289,11 +289,16 @@ class Settings(ProviderSettings, ProcessSettings):
             for name in type(self).model_fields
             if name.startswith("rotator_vault_")
         }
-        given = ("vault_role_id", "vault_kubernetes_role", "vault_token_file")
-        if not any(own[name] for name in given):
-            raise ConfigurationError(
-                "CREDENTIALS_ROTATOR_DATABASE_URL: needs a login to Vault too: CREDENTIALS_ROTATOR_VAULT_ROLE_ID …"
-            )
+        needed: dict[VaultLogin, tuple[tuple[str, ...], ...]] = {
+            VaultLogin.APPROLE: (("vault_role_id",), ("vault_secret_id_file", "vault_secret_id")),
+            VaultLogin.KUBERNETES: (("vault_kubernetes_role",),),
+            VaultLogin.TOKEN_FILE: (("vault_token_file",),),
+        }
+        for ways in needed[self.rotator_vault_login]:
+            if not any(own[name] for name in ways):
+                raise ConfigurationError(
+                    f"settings: CREDENTIALS_ROTATOR_{ways[0].upper()}: is not set; the rotator logs in by it"
+                )
         return self.model_copy(update={**own, "database_url": self.rotator_database_url})
 
     @property

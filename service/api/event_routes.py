@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.api.credential_routes import CredentialId
 from service.api.error_responses import documented
-from service.api.event_export import JSON_LINES, lines_response, wants_lines
+from service.api.event_export import JSON_LINES, Exports, LinesResponse, wants_lines
 from service.api.pagination import cut_page, event_cursor
 from service.api.query_parameters import CredentialEventQuery, EventQuery, OnceEach
 from service.api.runtime import ApiRuntime
@@ -78,7 +78,8 @@ async def _answer(
     if wants_lines(request):
         if "limit" in query.model_fields_set:
             raise InvalidInput("limit", "is for pages; JSON lines are all that match")
-        return await lines_response(read, after)
+        exports: Exports = request.app.state.exports
+        return LinesResponse(read, after, exports=exports, caller=access.actor)
     page = cut_page(request, response, await read(after, query.limit + 1), query.limit, _place)
     response.headers["Vary"] = "Accept"
     shown = [CredentialEvent.model_validate(event) for event in page]

@@ -87,13 +87,16 @@ def _as_json(report: "VerificationReport") -> dict[str, Any]:
     unsealed = report.unsealed
     return {
         "verified": report.problems == 0,
-        "installation_id": str(report.installation_id),
+        "installation_id": None if report.installation_id is None else str(report.installation_id),
         "seals": report.seals,
         "events": report.events,
+        "late": {"events": report.late, "first_seal": report.late_seal},
         "newest_seal": None if report.newest is None else str(report.newest),
         "sealed_until": _time(report.sealed_until),
         "anchored_seal": None if report.anchor is None else str(report.anchor),
-        "unsealed": {
+        "unsealed": None
+        if report.unread
+        else {
             "events": unsealed.events,
             "since": _time(unsealed.since),
             "held": unsealed.held,
@@ -117,7 +120,11 @@ def _as_text(report: "VerificationReport") -> str:
         lines.append(f"WRONG: {where}: {each.problem}" if where else f"WRONG: {each.problem}")
     if report.problems > len(report.findings):
         lines.append(f"WRONG: and {report.problems - len(report.findings)} more")
+    if report.unread:
+        lines.append("no event was looked at: such tables could show anything")
+        return "\n".join(lines)
     lines.append(f"{_count(report.events, 'event')} under {_count(report.seals, 'seal')}: " + _verdict(report))
+    lines += _late(report)
     lines += _unsealed(report)
     if report.newest is not None:
         lines.append(f"newest seal, of {_time(report.sealed_until)}: {report.newest}")
@@ -126,6 +133,15 @@ def _as_text(report: "VerificationReport") -> str:
 
 def _verdict(report: "VerificationReport") -> str:
     return "as they were sealed" if not report.problems else f"{_count(report.problems, 'problem')} found"
+
+
+def _late(report: "VerificationReport") -> list[str]:
+    if not report.late:
+        return []
+    return [
+        f"{_count(report.late, 'event')} recorded late: older than the seal before theirs, the first under seal "
+        f"{report.late_seal} (transactions that took long, many events at once, or put in with an earlier time)"
+    ]
 
 
 def _unsealed(report: "VerificationReport") -> list[str]:

@@ -12,7 +12,8 @@ from rich.text import Text
 from service.commands.service_client import plain
 
 Json = Mapping[str, Any]
-
+_SHOWN = 10
+"""Credentials that are listed by their ids; REST has a hundred."""
 _WIDEST = 1000
 
 
@@ -106,12 +107,13 @@ def show_jobs(console: Console, jobs: Sequence[Json]) -> None:
 
 def show_in_the_way(console: Console, count: int, ids: Iterable[object]) -> None:
     """Why a retirement was refused."""
-    listed = list(ids)
+    listed = list(ids)[:_SHOWN]
     console.print(Text(f"Nothing was retired: {count} credentials, or their kept previous secrets, are in the way."))
     for each in listed:
         console.print(Text(f"  {plain(each)}"), soft_wrap=True)
     if len(listed) < count:
         console.print(Text(f"  … and {count - len(listed)} more"))
+    console.print(Text("A rewrap moves them to the newest version: vault-credentials keys rewrap KEY"))
 
 
 def outcome(job: Json) -> str:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from service.errors import ConfigurationError, CredentialsError
 from service.localstack.vault_admin import VaultAdmin
 from service.vault.client import check_path
@@ -16,6 +18,32 @@ Json = Mapping[str, Any]
 
 class NotTrimmable(CredentialsError):
     """The versions can't be trimmed; the message says what has to be done first."""
+
+
+class ReadinessCheck(BaseModel):
+    """One of the service's checks, as `/readyz` tells of it."""
+
+    name: str
+    ok: bool
+
+
+class Readiness(BaseModel):
+    """What `/readyz` answers, as far as it is needed here."""
+
+    status: str
+    checks: list[ReadinessCheck]
+
+
+def check_moment(readiness: Json) -> None:
+    """Refuses unless the service has looked, and Vault and Postgres are of the same moment. Raises NotTrimmable.
+
+    After a restore of one of them Postgres may name other key versions than its ciphertexts are under.
+    """
+    if not any(check["name"] == "skew" and check["ok"] for check in readiness["checks"]):
+        raise NotTrimmable(
+            "the service does not say that Vault and Postgres are of the same moment (/readyz, `skew`), so what is"
+            " under which version is not sure: see `vault-credentials doctor --full`, then `reconcile --skew`"
+        )
 
 
 def check_with_service(key: Json, below: int) -> None:

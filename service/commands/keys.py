@@ -152,26 +152,36 @@ def trim(
     """Removes a key's retired versions from Vault for good. NOBODY CAN UNDO THIS, nor bring back what is under them.
 
     Done with your own login to Vault (VAULT_ADDR, VAULT_TOKEN; `vault-policies/operator.hcl` allows it), after the
-    service was asked that nothing is under these versions and that they are retired. A backup of Postgres and Vault's
-    KV from before the rewrap has credentials that do not open any more.
+    service was asked that nothing is under these versions, that they are retired, and that Vault and Postgres are of
+    the same moment. A backup of Postgres and Vault's KV from before the rewrap has credentials that do not open any
+    more.
     """
-    from service.commands.key_trimming import Trimming, check_with_service, vault_from_environment
+    from service.commands.key_trimming import (
+        Readiness,
+        Trimming,
+        check_moment,
+        check_with_service,
+        vault_from_environment,
+    )
     from service.commands.service_client import plain
     from service.schemas.key_schemas import KeyDetails
 
     key = _got(context, _path(name), KeyDetails)
     check_with_service(key, below)
+    check_moment(_got(context, "/readyz", Readiness))
     with vault_from_environment() as vault:
         trimming = Trimming(vault, key, below)
         trimming.check()
         shown = plain(key["name"])
         typer.echo(f"Versions of {shown} below {below} will be gone from the Vault at {plain(vault.address)} for good.")
+        typer.echo("Vault wants min_encryption_version set for it; then it can be raised, and never be unset again.")
         if (typer.prompt("The key's name, to go on") if yes is None else yes) != key["name"]:
             raise ConfigurationError("that is not the key's name: nothing was trimmed")
         trimming.trim()
     typer.echo(f"trimmed: the oldest version of {shown} is {below}")
     typer.echo(
-        "From now on Vault wants min_encryption_version, now set, to be raised before further versions are retired."
+        "From now on, before versions below N are retired: "
+        f"vault write {plain(key['transit_mount'])}/keys/{shown}/config min_encryption_version=N"
     )
 
 

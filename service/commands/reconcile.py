@@ -1,6 +1,5 @@
 """`vault-credentials reconcile`: what a crash left between Vault and Postgres, or a restore of one of them."""
 
-from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,11 +7,9 @@ import typer
 from service.errors import ConfigurationError, CredentialUnreadable
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from service.commands.reconcile_output import Found, Treated
     from service.composition import Runtime
     from service.modules.key_ports import KeyRing
-    from service.modules.skew_mending import Diagnosis
     from service.modules.skew_records import Examined, SkewReport
     from service.settings import Settings
 
@@ -22,8 +19,6 @@ _TAMPERED = "its row was changed by hand to lead elsewhere: nothing is done abou
 _NEEDS_KEYS = "set the rotator's logins, as a worker has them, to have this found out: CREDENTIALS_ROTATOR_…"
 _CHANGED = "it was changed meanwhile: look again"
 
-Row = tuple[str, str, str]
-
 
 def reconcile(
     apply: Annotated[bool, typer.Option("--apply", help="Mend what is found.")] = False,
@@ -32,6 +27,7 @@ def reconcile(
         bool,
         typer.Option("--skew", help="After a restore of Vault or of Postgres: compare all rows with Vault, first."),
     ] = False,
+    in_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
 ) -> None:
     """Mends what a crash left between Vault and Postgres. Settings are from the environment.
 
@@ -44,134 +40,107 @@ def reconcile(
     With --skew it says of each credential that doesn't fit what Vault has of it what to do; with --apply too, it pins
     those anew whose secret, or a newer one, Vault proves to have. That takes the rotator's logins too
     (CREDENTIALS_ROTATOR_…), and decrypts nothing. Exit status 1 where something is left that somebody has to do.
+
+    Each credential and each path has a line of its own, which begins with what it is: mended, mendable, left,
+    no_action; broken, skewed, unaccounted.
     """
     import asyncio
-    from dataclasses import asdict
+    import json
 
-    from rich.console import Console
-
+    from service.commands.reconcile_output import Found, as_json, as_lines
     from service.composition import Runtime
     from service.observability import configure_logging
     from service.settings import load_settings
 
     settings = load_settings()
     configure_logging("WARNING")
-    console = Console()
     if skew and apply and settings.as_rotator() is None:
         raise ConfigurationError(f"CREDENTIALS_ROTATOR_DATABASE_URL: is not set; {_NEEDS_KEYS}")
+    found = Found(applied=apply)
 
-    async def work() -> tuple[Mapping[str, object], bool]:
-        left = False
+    async def work() -> None:
         async with Runtime.open(settings) as runtime:
             if skew:
-                left = await _mend_skew(runtime, settings, console, apply=apply)
-            found = asdict(await runtime.reconciler.run(apply=apply))
+                await _mend_skew(runtime, settings, found)
+            found.reconciled = await runtime.reconciler.run(apply=apply)
             if scan:
-                found |= asdict(await runtime.reconciler.scan(apply=apply))
-        return found, left
+                found.scanned = await runtime.reconciler.scan(apply=apply)
 
-    found, left = asyncio.run(work())
-    _show_table(
-        console,
-        "applied" if apply else "dry run: nothing was changed",
-        ("what", "found"),
-        ((name.replace("_", " "), _listed(value)) for name, value in found.items()),
-    )
-    if left:
+    try:
+        asyncio.run(work())
+    finally:
+        if not found.empty:  # what was done is told, though what came after it failed
+            typer.echo(json.dumps(as_json(found), indent=2) if in_json else "\n".join(as_lines(found)))
+    if found.anything_left:
         raise typer.Exit(1)
 
 
-async def _mend_skew(runtime: "Runtime", settings: "Settings", console: "Console", *, apply: bool) -> bool:
-    """Finds what doesn't fit, mends what can be mended where that is wanted, and shows it. Whether anything is left."""
+async def _mend_skew(runtime: "Runtime", settings: "Settings", found: "Found") -> None:
+    """Finds what doesn't fit, and mends what can be mended where that is wanted."""
     from contextlib import AsyncExitStack
+
+    from rich.console import Console
 
     from service.composition import key_ring
 
     async with AsyncExitStack() as stack:
-        with console.status("comparing …") as status:
+        with Console(stderr=True).status("comparing …") as status:
             report = await runtime.skew.full(progress=lambda seen: status.update(f"compared {seen} credentials"))
             keys = None
             if report.credentials and settings.as_rotator() is not None:
                 keys = await stack.enter_async_context(key_ring(settings))
-            rows, left = await _treat_all(runtime, report, keys, apply=apply)
-    _show_table(
-        console,
-        f"Vault against Postgres: {report.examined} credentials compared, {len(report.credentials)} don't fit",
-        ("credential", "what is wrong", "what to do" if not apply else "what was done, or is to do"),
-        [*rows, *_whole(report)],
-    )
-    return left or bool(report.keys or report.seals)
+            found.treated = await _treat_all(runtime, report, keys, apply=found.applied)
+            found.skew = report
+            if found.applied and report.keys:
+                report.keys = (await runtime.skew.quick()).keys  # what is mended is no skew of its key any more
 
 
 async def _treat_all(
     runtime: "Runtime", report: "SkewReport", keys: "KeyRing | None", *, apply: bool
-) -> tuple[list[Row], bool]:
+) -> "list[Treated]":
     import asyncio
 
-    limit, left = asyncio.Semaphore(_AT_ONCE), False
+    limit = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(examined: "Examined") -> Row:
-        nonlocal left
+    async def one(examined: "Examined") -> "Treated":
         async with limit:
-            told, is_done = await _treat(runtime, examined, keys, apply=apply)
-        left = left or (examined.matters and not is_done)
-        return str(examined.credential.id), examined.meaning, told
+            return await _treat(runtime, examined, keys, apply=apply)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(each)) for each in report.credentials]
-    return [task.result() for task in tasks], left
+    return [task.result() for task in tasks]
 
 
-async def _treat(runtime: "Runtime", examined: "Examined", keys: "KeyRing | None", *, apply: bool) -> tuple[str, bool]:
-    """What to do about a credential, or what was done, in words; and whether nothing is left to do."""
+async def _treat(runtime: "Runtime", examined: "Examined", keys: "KeyRing | None", *, apply: bool) -> "Treated":
+    """What was done about a credential, or is to be done."""
+    from service.commands.reconcile_output import State, Treated
     from service.modules.skew_mending import Remedy
 
+    def treated(state: State, remedy: str, told: str, *, kv: int | None = None, secret: int | None = None) -> Treated:
+        return Treated(
+            id=examined.credential.id,
+            kinds=examined.kinds,
+            matters=examined.matters,
+            state=state,
+            remedy=remedy,
+            told=told,
+            kv_version=kv,
+            secret_version=secret,
+        )
+
     if keys is None:
-        return _NEEDS_KEYS, False
+        return treated(State.LEFT, "set_rotator_logins", _NEEDS_KEYS)
     try:
         diagnosis = await runtime.skew_mender.diagnose(examined, keys)
     except CredentialUnreadable:
-        return _TAMPERED, False
-    if not diagnosis.can_be_mended:
-        return diagnosis.remedy.meaning, diagnosis.remedy is Remedy.NONE_NEEDED
-    if not apply:
-        return f"--apply: {_told(diagnosis)}", False
-    if not await runtime.skew_mender.mend(diagnosis, actor=_ACTOR):
-        return _CHANGED, False
-    return f"done: {_told(diagnosis)}", diagnosis.remedy in (Remedy.REPIN, Remedy.ANNOTATE)
-
-
-def _told(diagnosis: "Diagnosis") -> str:
-    repin = diagnosis.repin
+        return treated(State.LEFT, "tampered", _TAMPERED)
+    remedy, repin = diagnosis.remedy, diagnosis.repin
+    if diagnosis.can_be_mended and apply and not await runtime.skew_mender.mend(diagnosis, actor=_ACTOR):
+        return treated(State.LEFT, "look_again", _CHANGED)
+    if remedy in (Remedy.REPIN, Remedy.ANNOTATE):
+        state = State.MENDED if apply else State.MENDABLE
+    else:
+        state = State.NO_ACTION if remedy is Remedy.NONE_NEEDED else State.LEFT
     if repin is None or repin.kv_version == diagnosis.credential.reference.kv_version:
-        return diagnosis.remedy.meaning
-    return f"{diagnosis.remedy.meaning} (KV version {repin.kv_version}, secret version {repin.secret_version})"
-
-
-def _whole(report: "SkewReport") -> Iterator[Row]:
-    """What concerns no single credential."""
-    from service.modules.skew_records import SEALS, SEALS_REMEDY
-
-    for key in report.keys:
-        yield "", key.meaning, "a key that is behind is an older Vault's"
-    if report.seals is not None:
-        yield "", SEALS[report.seals], SEALS_REMEDY
-
-
-def _listed(value: object) -> str:
-    return "\n".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-
-
-def _plain(text: str) -> str:
-    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
-
-
-def _show_table(console: "Console", title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    from rich.markup import escape
-    from rich.table import Column, Table
-
-    table = Table(*(Column(name, overflow="fold") for name in columns), title=title)
-    for row in rows:
-        # Names in KV are whatever somebody called them: neither markup nor commands to a terminal.
-        table.add_row(*(escape(_plain(cell)) for cell in row))
-    console.print(table)
+        return treated(state, remedy.value, remedy.meaning)
+    return treated(state, remedy.value, remedy.meaning, kv=repin.kv_version, secret=repin.secret_version)

@@ -2,7 +2,7 @@
 
 import os
 
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, CredentialsError, VaultLoginFailed, in_words
 
 _DATABASE = "CREDENTIALS_ROTATOR_DATABASE_URL"
 
@@ -42,7 +42,14 @@ def worker() -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, rotator.stop)
             log_zeroing(zeroing)
-            log.info("waiting for jobs")
+            try:
+                await rotator.runner.ensure_same_installation()
+            except (ConfigurationError, VaultLoginFailed):
+                raise  # somebody has to mend that; waiting doesn't
+            except CredentialsError as error:
+                log.warning("cannot work yet", extra={"error": type(error).__name__, "detail": in_words(error)})
+            else:
+                log.info("waiting for jobs")
             await rotator.run()
         log.info("ended")
 

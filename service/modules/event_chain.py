@@ -23,6 +23,8 @@ _SEAL_FORMAT = b"vault-credentials seal 1\n"
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # Postgres'
 _MICROSECOND = timedelta(microseconds=1)
 
+_AT = slice(28, 36)  # after the count of columns, the number (type, length, 8 bytes), and the time's type and length
+
 NO_SEAL = bytes(32)
 """Stands for the seal before the first one."""
 
@@ -36,6 +38,11 @@ class SealedEvent(NamedTuple):
     xid: int
     id: int
     encoded: bytes
+
+    @property
+    def at(self) -> int:
+        """Microseconds since 2000-01-01 UTC, from the bytes that are hashed."""
+        return int.from_bytes(self.encoded[_AT], "big", signed=True)
 
 
 class EventDigest:
@@ -178,6 +185,8 @@ class SealSkew(StrEnum):
     """It ends before: its end was removed, or Postgres was restored to before that seal was made."""
     FORKED = "forked"
     """It has another seal of that number: as CUT, and events were sealed since; or seals were replaced."""
+    MALFORMED = "malformed"
+    """What is anchored is no seal's number and hash: somebody else than the sealer has written there."""
 
 
 class SealMarks(Protocol):

@@ -23,6 +23,17 @@ class Horizon:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventTable:
+    """A table that verification reads, or a partition of it."""
+
+    name: str
+    is_plain: bool
+    """It is of the kind that a migration makes, in that schema: no view, and no foreign table."""
+    has_policies: bool
+    has_rules: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """The events of one cluster, for `outside`."""
 
@@ -76,6 +87,10 @@ class SealStore(EventReader, SealMarks, Protocol):
 class SealArchive(EventReader, SealMarks, Protocol):
     """Postgres, as the auditor's role."""
 
+    async def tables(self) -> list[EventTable]:
+        """What the others read. A statement fails (DatabaseNotReady) where a table has policies."""
+        ...
+
     async def seals(self, after: int, upto: int, limit: int) -> list[EventSeal]:
         """By number."""
         ...
@@ -111,17 +126,21 @@ class EventSigner(Protocol):
 
 
 class Anchored(NamedTuple):
-    """What is at the anchor's path, and its KV version; 0 where there is nothing."""
+    """What is at the anchor's path, and its KV version; 0 where there is nothing.
+
+    `malformed`: something is there, and it is no mark. The sealer writes none such.
+    """
 
     mark: SealMark | None
     version: int
+    malformed: bool = False
 
 
 class SealAnchor(Protocol):
     """The newest seal, in Vault's KV."""
 
     async def read(self) -> Anchored:
-        """No mark: none was ever written, it was deleted, or what is there is no mark."""
+        """No mark: none was ever written, it was deleted, or what is there is malformed."""
         ...
 
     async def write(self, mark: SealMark, *, cas: int) -> None:

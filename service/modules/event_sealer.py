@@ -15,6 +15,7 @@ from service.modules.event_chain import (
     EventRange,
     EventSeal,
     SealMark,
+    SealSkew,
     microseconds,
     seal_skew,
 )
@@ -169,7 +170,11 @@ class EventSealer:
         if newest is None or newest == self._anchored:
             self._is_news(None)
             return
-        present, version = await self._anchor.read()
+        present, version, malformed = await self._anchor.read()
+        if malformed:  # as below: what it took the place of may have told of a seal that is gone
+            if self._is_news(SealSkew.MALFORMED):
+                _log.error("what is anchored in Vault is no seal")
+            return
         if (skew := await seal_skew(self._store, present)) is not None:
             # Writing over it would hide that seals have gone. A person has to say that this is meant.
             if self._is_news(skew):

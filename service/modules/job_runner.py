@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from uuid import UUID
 
 from service.errors import (
     CredentialsError,
@@ -10,6 +11,7 @@ from service.errors import (
     VaultDenied,
     VaultLoginFailed,
     VaultRefused,
+    in_words,
 )
 from service.exception_location import exception_location
 from service.modules.installation import ensure_same_installation
@@ -48,6 +50,7 @@ class JobRunner:
         self._rewraps = rewraps
         self._stopping = stopping
         self._poll = poll_seconds
+        self._begun: UUID | None = None  # the job that was last told of
 
     async def run(self) -> None:
         """Until `stopping` is set."""
@@ -58,7 +61,10 @@ class JobRunner:
                     pause = 0
             except CredentialsError as error:
                 pause = max(pause, min(_asks_for(error), _LONGEST_WAIT))
-                _log.warning("a job could not go on; it will be tried again", extra={"error": type(error).__name__})
+                _log.warning(
+                    "a job could not go on; it will be tried again",
+                    extra={"error": type(error).__name__, "detail": in_words(error)},
+                )
             except Exception as error:  # noqa: BLE001 - one turn's trouble, whatever it is, must not end all turns
                 pause = max(pause, 1.0)
                 _log.warning("a job's turn failed", extra={"exception": exception_location(error)})
@@ -74,7 +80,10 @@ class JobRunner:
         job = await self._store.next_job()
         if job is None:
             return False
-        await ensure_same_installation(self._store, self._ciphertexts)
+        await self.ensure_same_installation()
+        if job.id != self._begun:
+            self._begun = job.id
+            _log.info("at work on a job", extra={"job": str(job.id), "kind": job.kind, "key": job.transit_key})
         try:
             return await self._turn(job)
         except VaultLoginFailed:
@@ -87,6 +96,10 @@ class JobRunner:
             reason = JobReason.VAULT_REFUSED
         _log.warning("a job has failed", extra={"job": str(job.id), "kind": job.kind.value, "reason": reason.value})
         return await self._end(job, reason)
+
+    async def ensure_same_installation(self) -> None:
+        """Asks Postgres and Vault, and so tries both logins. Raises InstallationMismatch where they differ."""
+        await ensure_same_installation(self._store, self._ciphertexts)
 
     async def _turn(self, job: Job) -> bool:
         if job.kind is JobKind.ROTATE:

@@ -29,7 +29,7 @@ class VersionState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyVersion:
-    """One version of a key. `created_from`: `vault`, or `job` where only the rotation's record tells the date."""
+    """One version of a key. `created_from`: `vault`, or `noted` where a job has noted what Vault told."""
 
     version: int
     state: VersionState
@@ -110,7 +110,7 @@ class KeyInventory:
         jobs = await self._store.jobs(name, _RECENT_JOBS)
         floor = await self._store.floor(name)
         uses = {use.version: use for use in await self._store.version_uses(name)}
-        rotations = await self._store.rotations(name)
+        noted = await self._store.noted_versions(name)
         vault = await self._reader.describe(name)
         created = vault.created.get(vault.latest_version)
         status = KeyStatus(
@@ -120,7 +120,7 @@ class KeyInventory:
             safe_to_retire_below=_safe_below(vault, uses),
             next_rotation_at=_next_rotation(created, vault.auto_rotate_period),
             encryptions=await self._store.encryptions(name, vault.latest_version),
-            versions=_versions(vault, uses, rotations),
+            versions=_versions(vault, uses, noted),
             warnings=_warnings(vault, floor, uses, jobs),
         )
         return KeyReport(status=status, jobs=jobs)
@@ -134,20 +134,20 @@ def _next_rotation(created: datetime | None, period: timedelta | None) -> dateti
     return created + period if created is not None and period is not None else None
 
 
-def _versions(
-    vault: KeyDescription, uses: Mapping[int, VersionUse], rotations: Mapping[int, datetime]
-) -> list[KeyVersion]:
-    """Newest first. Trimmed versions are told of where something is still under one."""
+def _versions(vault: KeyDescription, uses: Mapping[int, VersionUse], noted: Mapping[int, datetime]) -> list[KeyVersion]:
+    """Newest first. Trimmed versions are told of where a job has noted one, or something is still under it."""
     there = range(max(1, vault.min_available_version), vault.latest_version + 1)
+    # One above Vault's newest is no version of today's key: Vault was restored.
+    trimmed = {version for version in noted if version < vault.min_available_version}
     return [
         KeyVersion(
             version=version,
             state=_state(version, vault, uses),
-            created_at=vault.created.get(version, rotations.get(version)),
-            created_from="vault" if version in vault.created else "job" if version in rotations else None,
+            created_at=vault.created.get(version, noted.get(version)),
+            created_from="vault" if version in vault.created else "noted" if version in noted else None,
             use=uses.get(version) or _nothing(version),
         )
-        for version in sorted({*there, *uses}, reverse=True)
+        for version in sorted({*there, *trimmed, *uses}, reverse=True)
     ]
 
 

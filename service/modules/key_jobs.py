@@ -15,6 +15,11 @@ MAX_FAILURES = 100
 
 _FIRST_POLL, _LONGEST_POLL = 0.05, 0.5
 
+_RAISE_FIRST = (
+    "is above the key's min_encryption_version; raise that first: "
+    "vault write <mount>/keys/<name>/config min_encryption_version=<version>"
+)
+
 
 class KeyJobs:
     """Makes jobs, and waits a while for those that are quick.
@@ -60,7 +65,7 @@ class KeyJobs:
             raise InvalidInput("below_version", "must not be below what has been retired already")
         if 0 < status.vault.min_encryption_version < below_version:
             # Vault would refuse, after the floor was raised. Trimming sets it, and the rotator may not.
-            raise InvalidInput("below_version", "is above the key's min_encryption_version: raise that in Vault first")
+            raise InvalidInput("below_version", _RAISE_FIRST)
         job = await self._store.request(access, JobKind.RETIRE, name, below_version=below_version)
         return await self._waited_for(job)
 

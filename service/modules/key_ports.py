@@ -52,8 +52,8 @@ class KeyStore(Protocol):
         """The lowest version that may be written. Raises KeyNotFound where the key is not this installation's."""
         ...
 
-    async def rotations(self, key: str) -> Mapping[int, datetime]:
-        """When jobs made which version."""
+    async def noted_versions(self, key: str) -> Mapping[int, datetime]:
+        """When which version was made, of all that `RotationStore.note_versions` has noted."""
         ...
 
     async def request(
@@ -124,6 +124,14 @@ class RotationStore(Protocol):
 
     async def note_start(self, job: Job, *, from_version: int | None, to_version: int | None) -> Job:
         """Commits, once for a job, what it began from, and how many credentials it is about. Returns it as it is."""
+        ...
+
+    async def note_versions(self, key: KeyDescription) -> None:
+        """Commits when each version was made that Vault tells a date of: later it won't, of a retired or trimmed one.
+
+        Of a version noted before nothing changes: where Vault was restored and made it anew, the first one's date
+        stays. That shows only once Vault tells no date of the version itself.
+        """
         ...
 
     async def job(self, job_id: UUID) -> Job:

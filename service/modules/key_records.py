@@ -65,6 +65,7 @@ class JobReason(StrEnum):
     STILL_NEEDED = "still_needed"  # a retirement: of those that are still below, the first hundred are in its failures
     NO_SUCH_VERSION = "no_such_version"  # a retirement below what there isn't yet
     VAULT_KEEPS_ENCRYPTING = "vault_keeps_encrypting"  # a retirement above the key's min_encryption_version
+    SKEW = "skew"  # a retirement: Vault and Postgres are of different moments, see `skew`
     KEY_NOT_FOUND = "key_not_found"
     VAULT_DENIED = "vault_denied"  # the rotator's policy doesn't allow it
     VAULT_REFUSED = "vault_refused"

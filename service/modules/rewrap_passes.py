@@ -62,8 +62,9 @@ class RewrapPasses:
             CredentialsError: Vault or Postgres has trouble. The job is as far as it is.
         """
         if job.to_version is None or job.total is None:
-            newest = (await self._keys.describe(job.transit_key)).latest_version
-            job = await self._store.note_start(job, from_version=None, to_version=newest)
+            key = await self._keys.describe(job.transit_key)
+            await self._store.note_versions(key)
+            job = await self._store.note_start(job, from_version=None, to_version=key.latest_version)
         assert job.to_version is not None  # noqa: S101 - has been set, by this process or another
         progress = self._passes.setdefault(job.id, _Pass([None] * _LANES, [False] * _LANES))
         until = time.monotonic() + _TURN

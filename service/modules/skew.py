@@ -8,11 +8,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from service.errors import KeyNotFound
-from service.modules.event_chain import SealMarks, seal_skew
+from service.modules.event_chain import SealMarks, SealSkew, seal_skew
 from service.modules.installation import ensure_same_installation
 from service.modules.key_ports import KeyReader
 from service.modules.key_records import KeyDescription
@@ -24,6 +24,9 @@ from service.modules.vault_layout import VaultLayout
 
 _log = logging.getLogger(__name__)
 _NEWEST_PINS = 8
+_PINS_BEFORE_RETIRING = 1_000
+_CLOCKS_APART = timedelta(seconds=60)
+"""Vault's clock and Postgres' may differ by so much."""
 _PAGE = 500
 _COUNTED = 10_000
 _NAMED = 5
@@ -72,6 +75,18 @@ class SkewDetector:
         await self._add(report, await self._store.newest_pins(_NEWEST_PINS))
         return report
 
+    async def for_retirement(self, key: str) -> SkewReport:
+        """What speaks against retiring versions of this key: Postgres may not know under which its ciphertexts are.
+
+        The key, the seals, and the newest 1,000 pins under this key. Raises as `quick`.
+        """
+        report = await self._whole()
+        report.keys = [each for each in report.keys if each.key == key]
+        rows = await self._store.newest_pins_of(key, _PINS_BEFORE_RETIRING)
+        for start in range(0, len(rows), _PAGE):
+            await self._add(report, rows[start : start + _PAGE])
+        return report
+
     async def full(self, limit: int | None = None, progress: Callable[[int], None] | None = None) -> SkewReport:
         """As `quick`, and every row against KV's metadata, or the `limit` that were pinned last.
 
@@ -102,8 +117,9 @@ class SkewDetector:
     async def _whole(self) -> SkewReport:
         """What concerns no single credential."""
         await ensure_same_installation(self._store, self._ciphertexts)
-        anchored = await self._anchor.anchor()  # first: a seal is committed before it is anchored
-        return SkewReport(keys=await self._key_skew(), seals=await seal_skew(self._seals, anchored))
+        anchored = await self._anchor.read()  # first: a seal is committed before it is anchored
+        seals = SealSkew.MALFORMED if anchored.malformed else await seal_skew(self._seals, anchored.mark)
+        return SkewReport(keys=await self._key_skew(), seals=seals)
 
     async def _key_skew(self) -> list[KeySkew]:
         # Postgres first: by then a version that a row names is there.
@@ -114,7 +130,12 @@ class SkewDetector:
     async def _behind(self, use: KeyUse) -> KeySkew | None:
         key = await self._described(use.key)
         latest = 0 if key is None else key.latest_version
-        if max(use.floor, use.highest_version) <= latest:
+        remade, remade_ids = 0, list[UUID]()
+        if key is not None:
+            # A restored Vault makes versions of the same numbers again, and then no number is above its newest one.
+            made = {version: at - _CLOCKS_APART for version, at in key.created.items()}
+            remade, remade_ids = await self._store.pinned_before(use.key, made, count=_COUNTED + 1, first=_NAMED)
+        if max(use.floor, use.highest_version) <= latest and not remade:
             return None
         many, ids = await self._store.above(use.key, latest, count=_COUNTED + 1, first=_NAMED)
         return KeySkew(
@@ -124,6 +145,9 @@ class SkewDetector:
             credentials=min(many, _COUNTED),
             counted_all=many <= _COUNTED,
             first_ids=tuple(ids),
+            remade=min(remade, _COUNTED),
+            remade_all=remade <= _COUNTED,
+            remade_ids=tuple(remade_ids),
         )
 
     async def _described(self, key: str) -> KeyDescription | None:

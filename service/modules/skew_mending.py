@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from service.errors import CredentialUnreadable
+from service.errors import CredentialUnreadable, KeyVersionRetired
 from service.modules.derivation_context import context_of
 from service.modules.key_ports import KeyRing
 from service.modules.ports import CiphertextStore
@@ -57,8 +57,8 @@ _MEANINGS = {
     Remedy.STORE_ANEW: "its secret is lost: its owner stores both keys anew (PATCH with both keys)",
     Remedy.STORE_ANEW_OR_DELETE: "Vault has nothing of it: it was deleted after the backup, and its owner deletes it"
     " again; or it was stored after Vault's snapshot, and its owner stores both keys anew (PATCH with both keys)",
-    Remedy.ALLOW_DECRYPTION: "an operator lowers the key's min_decryption_version in Vault to its key version,"
-    " has it rewrapped, and retires again",
+    Remedy.ALLOW_DECRYPTION: "its ciphertext is in Vault under a retired key version: an operator lowers the key's"
+    " min_decryption_version in Vault to that version, runs this again, has it rewrapped, and retires again",
 }
 
 
@@ -82,9 +82,13 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class _Copies:
-    """What a path's live KV versions were proved to hold: by secret version, newest first, as KeptPin each."""
+    """What a path's live KV versions were proved to hold: by secret version, newest first, as KeptPin each.
+
+    `closed`: the versions that Vault doesn't try, as they are under a retired key version. Any may be the secret.
+    """
 
     by_secret: Mapping[int, Sequence[KeptPin]]
+    closed: frozenset[int]
     made: CopiesMade
 
     def usable(self, secret: int, *, own: KeptPin, made: bool) -> list[KeptPin]:
@@ -152,8 +156,8 @@ class SkewMender:
         intended = (await self._store.intended([reference.kv_path])).get(reference.kv_path, set())
         under_way = {version for version in intended if version > reference.kv_version} & examined.path.live
         batch_id = uuid.uuid4()
-        found = await self._proved(examined, examined.path.live - under_way, keys, batch_id)
-        copies = _Copies(found, await self._store.copies_made(row.id))
+        found, closed = await self._proved(examined, examined.path.live - under_way, keys, batch_id)
+        copies = _Copies(found, closed, await self._store.copies_made(row.id))
         repin = _repin(row, examined.path.live, copies, batch_id)
         return Diagnosis(examined, _remedy(examined, repin, copies, is_busy=bool(under_way)), repin)
 
@@ -172,8 +176,11 @@ class SkewMender:
 
     async def _proved(
         self, examined: Examined, versions: Collection[int], keys: KeyRing, batch_id: uuid.UUID
-    ) -> Mapping[int, Sequence[KeptPin]]:
-        """By secret version, the KV versions that hold it, newest first. What is no secret of the row's is left out."""
+    ) -> tuple[Mapping[int, Sequence[KeptPin]], frozenset[int]]:
+        """By secret version, the KV versions that hold it, newest first; and those that can't be told, being closed.
+
+        What is no secret of the row's is left out.
+        """
         row = examined.credential
         secrets = _secrets(examined)
         seals: list[tuple[int, Seal]] = []
@@ -184,21 +191,24 @@ class SkewMender:
                 continue  # gone meanwhile, or no ciphertext
         tries = [(version, seal, secret) for version, seal in seals for secret in secrets]
         if not tries:
-            return {}
+            return {}, frozenset()
         outcomes = await keys.rewrap(
             row.transit_key,
             [(seal.ciphertext, _context(row, secret)) for _, seal, secret in tries],
             batch_id=batch_id,
         )
         found: defaultdict[int, list[KeptPin]] = defaultdict(list)
+        closed: set[int] = set()
         for (version, seal, secret), outcome in zip(tries, outcomes, strict=True):
             if isinstance(outcome, Seal):
                 found[secret].append(
                     KeptPin(kv_version=version, secret_version=secret, transit_key_version=seal.transit_key_version)
                 )
+            elif isinstance(outcome, KeyVersionRetired):
+                closed.add(version)
             elif not isinstance(outcome, CredentialUnreadable):
                 raise outcome
-        return found
+        return found, frozenset(closed)
 
 
 def _context(row: Credential, secret_version: int) -> bytes:
@@ -264,6 +274,9 @@ def _remedy(examined: Examined, repin: Repin | None, copies: _Copies, *, is_busy
     if not copies.present(row):
         if is_busy:
             return Remedy.WAIT
+        if copies.closed:
+            # Which secret that is, shows once Vault decrypts it again; till then nothing is lost.
+            return Remedy.ALLOW_DECRYPTION
         if row.previous and row.previous.expires_at > datetime.now(UTC) and copies.kept(row):
             return Remedy.ROLL_BACK
         if not examined.path.newest:

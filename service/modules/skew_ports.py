@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from service.modules.event_chain import SealMark
+from service.modules.event_ports import Anchored
 from service.modules.records import Credential
 
 
@@ -66,8 +66,18 @@ class SkewStore(Protocol):
         """How many credentials are under later versions of a key, counted up to `count`, and the first ids."""
         ...
 
+    async def pinned_before(
+        self, key: str, made: Mapping[int, datetime], *, count: int, first: int
+    ) -> tuple[int, list[UUID]]:
+        """How many credentials were pinned under one of these versions before its time, and ids, as `above`."""
+        ...
+
     async def newest_pins(self, limit: int) -> list[Credential]:
         """Those that were pinned last, newest first."""
+        ...
+
+    async def newest_pins_of(self, key: str, limit: int) -> list[Credential]:
+        """As `newest_pins`, of those under this key."""
         ...
 
     async def page_all(self, after: UUID | None, limit: int) -> list[Credential]:
@@ -97,4 +107,4 @@ class SkewStore(Protocol):
 class AnchoredSeal(Protocol):
     """The newest seal over the events, as Vault has it."""
 
-    async def anchor(self) -> SealMark | None: ...
+    async def read(self) -> Anchored: ...

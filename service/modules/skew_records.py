@@ -116,7 +116,11 @@ class Examined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySkew:
-    """A transit key that is behind what Postgres says of it."""
+    """A transit key that is behind what Postgres says of it, or was, and has made versions anew since.
+
+    `remade`: credentials that were pinned under a version before Vault made it. Their ciphertexts are under another
+    version of that number, which is gone, or under an older one, in a Vault that was restored.
+    """
 
     key: str
     latest_version: int  # 0: Vault has no such key
@@ -124,6 +128,9 @@ class KeySkew:
     credentials: int  # above the newest version
     counted_all: bool  # False: there are more
     first_ids: tuple[UUID, ...]
+    remade: int
+    remade_all: bool  # False: there are more
+    remade_ids: tuple[UUID, ...]  # the first of them
 
     @property
     def meaning(self) -> str:
@@ -136,6 +143,13 @@ class KeySkew:
             told += (
                 f". Nothing can be stored under it, as versions below {self.floor} are retired: "
                 f"rotate it until its newest version is {self.floor}"
+            )
+        if self.remade:
+            many = f"{self.remade}{'' if self.remade_all else ' or more'}"
+            told += (
+                f". {many} credentials were pinned under a version of it before Vault made that one, so it was made "
+                f"anew after a restore, and no version may be retired or trimmed before these are mended: "
+                f"{_ids(self.remade_ids, self.remade)}"
             )
         return told
 
@@ -161,7 +175,7 @@ class SkewReport:
     def credential_ids(self) -> list[UUID]:
         """Of the credentials that don't fit, as far as they are known."""
         found = [each.credential.id for each in self.credentials if each.matters]
-        found += [each for key in self.keys for each in key.first_ids]
+        found += [each for key in self.keys for each in (*key.first_ids, *key.remade_ids)]
         return list(dict.fromkeys(found))
 
     def advice(self) -> str | None:
@@ -169,12 +183,14 @@ class SkewReport:
         if self.fits:
             return None
         told = ["Vault and Postgres are of different moments, as after a restore of one of them."]
-        ids, above = self.credential_ids, sum(key.credentials for key in self.keys)
+        ids, above = self.credential_ids, sum(key.credentials + key.remade for key in self.keys)
         if ids:
             exact, many = self.complete and not self.keys, max(len(ids), above)
             told.append(f"{'Not fitting' if exact else 'Not fitting, at least'}: {many}. {_ids(ids, many)}.")
         if any(key.floor > key.latest_version for key in self.keys):
             told.append("Nothing can be stored until a transit key has been rotated.")
+        if any(key.remade for key in self.keys):
+            told.append("Vault made versions of a transit key anew: retire or trim none before this is mended.")
         if self.seals is not None:
             told.append(SEALS[self.seals])
         told.append("See `vault-credentials doctor --full`, then `vault-credentials reconcile --skew`.")
@@ -184,6 +200,7 @@ class SkewReport:
 SEALS = {
     SealSkew.CUT: "Postgres lacks sealed events that Vault knows of: it is the older one.",
     SealSkew.FORKED: "Postgres has other sealed events than Vault knows of: it is, or was, the older one.",
+    SealSkew.MALFORMED: "What Vault has as its note of the newest seal is no seal: somebody has written over it.",
 }
 SEALS_REMEDY = (
     "see `vault-credentials events verify`; where a restore explains it, and what can be mended is, "

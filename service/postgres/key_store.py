@@ -39,8 +39,8 @@ class PostgresKeyStore:
             raise KeyNotFound
         return int(row["min_version"])
 
-    async def rotations(self, key: str) -> Mapping[int, datetime]:
-        return {row["to_version"]: row["ended_at"] for row in await self._database.fetch(SQL["key_rotations"], key)}
+    async def noted_versions(self, key: str) -> Mapping[int, datetime]:
+        return {row["version"]: row["created_at"] for row in await self._database.fetch(SQL["key_versions"], key)}
 
     async def request(
         self, access: KeyAdminAccess, kind: JobKind, key: str, *, below_version: int | None = None

@@ -31,10 +31,8 @@ WHERE transit_key = $1 AND transit_key_version = $2
 -- name: key_floor
 SELECT min_version FROM public.key_floors WHERE transit_key = $1;
 
--- name: key_rotations
--- When jobs made versions: Vault tells no dates of those below min_decryption_version.
-SELECT to_version, min(ended_at) AS ended_at FROM public.jobs
-WHERE transit_key = $1 AND kind = 'rotate' AND state = 'done' AND to_version IS NOT NULL GROUP BY to_version;
+-- name: key_versions
+SELECT version, created_at FROM public.key_versions WHERE transit_key = $1;
 
 -- name: request_job
 -- No row: one of this kind is under way for the key, or the key is not this installation's.
@@ -89,6 +87,12 @@ SET from_version = coalesce(from_version, $2), to_version = coalesce(to_version,
           AND (c.transit_key_version < $3 OR c.previous_transit_key_version < $3)) END)
 WHERE id = $1
 RETURNING *;
+
+-- name: note_key_versions
+-- Of a version that was noted before, the first date stays.
+INSERT INTO public.key_versions (transit_key, version, created_at)
+SELECT $1, version, created_at FROM unnest($2::integer[], $3::timestamptz[]) AS given (version, created_at)
+ON CONFLICT DO NOTHING;
 
 -- name: end_job
 -- The event of a rewrap's end names no version: each credential's own event does, and encryptions are counted by these.

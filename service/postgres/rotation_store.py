@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from service.errors import DatabaseNotReady, JobNotFound, WriteInterrupted
-from service.modules.key_records import Job, JobFailure, Rewrapped
+from service.modules.key_records import Job, JobFailure, KeyDescription, Rewrapped
 from service.modules.ports import CallerConnection
 from service.modules.records import Credential, WriteIntent
 from service.postgres.pool import Database
@@ -119,6 +119,9 @@ class PostgresRotationStore:
         if row is None:
             raise JobNotFound
         return job_from(row)
+
+    async def note_versions(self, key: KeyDescription) -> None:
+        await self._database.execute(SQL["note_key_versions"], key.name, list(key.created), list(key.created.values()))
 
     async def job(self, job_id: UUID) -> Job:
         row = await self._database.fetchrow(SQL["get_job"], job_id)

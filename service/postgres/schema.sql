@@ -183,6 +183,12 @@ CREATE TABLE public.key_floors (
     CONSTRAINT key_floors_min_version_check CHECK ((min_version > 0))
 );
 
+CREATE TABLE public.key_versions (
+    transit_key text NOT NULL,
+    version integer NOT NULL,
+    created_at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE public.schema_migrations (
     version integer NOT NULL,
     name text NOT NULL,
@@ -229,6 +235,9 @@ ALTER TABLE ONLY public.jobs
 ALTER TABLE ONLY public.key_floors
     ADD CONSTRAINT key_floors_pkey PRIMARY KEY (transit_key);
 
+ALTER TABLE ONLY public.key_versions
+    ADD CONSTRAINT key_versions_pkey PRIMARY KEY (transit_key, version);
+
 ALTER TABLE ONLY public.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 
@@ -252,6 +261,8 @@ CREATE INDEX credential_events_default_user_id_at_id_idx ON public.credential_ev
 CREATE INDEX credential_events_default_xid_id_idx ON public.credential_events_default USING btree (xid, id);
 
 CREATE INDEX credentials_by_key_version ON public.credentials USING btree (transit_key, transit_key_version, created_at, id);
+
+CREATE INDEX credentials_by_key_version_pin ON public.credentials USING btree (transit_key, transit_key_version, pinned_at);
 
 CREATE INDEX credentials_by_pin ON public.credentials USING btree (pinned_at DESC, id DESC);
 
@@ -405,6 +416,10 @@ GRANT SELECT ON TABLE public.key_floors TO credentials_auditor;
 GRANT UPDATE(min_version) ON TABLE public.key_floors TO credentials_rotator;
 
 GRANT UPDATE(share_lock) ON TABLE public.key_floors TO credentials_runtime;
+
+GRANT SELECT,INSERT ON TABLE public.key_versions TO credentials_rotator;
+GRANT SELECT ON TABLE public.key_versions TO credentials_runtime;
+GRANT SELECT ON TABLE public.key_versions TO credentials_auditor;
 
 GRANT SELECT ON TABLE public.schema_migrations TO credentials_runtime;
 GRANT SELECT ON TABLE public.schema_migrations TO credentials_rotator;

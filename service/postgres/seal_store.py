@@ -8,7 +8,7 @@ import asyncpg
 
 from service.errors import DatabaseNotReady
 from service.modules.event_chain import EventRange, EventSeal, SealedEvent, SealMark, time_of
-from service.modules.event_ports import Horizon, Segment, UnsealedEvents
+from service.modules.event_ports import EventTable, Horizon, Segment, UnsealedEvents
 from service.postgres.pool import Database
 from service.postgres.queries import SQL
 
@@ -40,6 +40,10 @@ class PostgresSealStore:
     async def _row(self, query: str, *args: object) -> Any:
         async with self._transaction() as conn:
             return await conn.fetchrow(query, *args)
+
+    async def tables(self) -> list[EventTable]:
+        async with self._transaction() as conn:
+            return [EventTable(**dict(row)) for row in await conn.fetch(SQL["event_tables"])]
 
     async def events(self, wanted: EventRange) -> AsyncGenerator[Sequence[SealedEvent]]:
         async with self._transaction() as conn:

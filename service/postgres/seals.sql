@@ -1,5 +1,23 @@
 -- The statements about the seals over the events. See `queries.sql`.
 
+-- name: event_tables
+-- What verification reads, partitions and whatever else inherits included, and whether it is as a migration makes it: a
+-- view, a policy or a rule shows each statement what its author likes.
+WITH RECURSIVE tables (oid, kind) AS (
+    SELECT c.oid, CASE c.relname WHEN 'credential_events' THEN 'p' ELSE 'r' END
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'public' AND c.relname IN ('credential_events', 'event_seals', 'installation')
+    UNION
+    -- a partition of the events is a plain table; nothing inherits from another
+    SELECT i.inhrelid, CASE t.kind WHEN 'p' THEN 'r' ELSE 'none' END
+    FROM tables t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
+)
+SELECT c.relname AS name, c.relkind::text = t.kind AND n.nspname = 'public' AS is_plain,
+       c.relrowsecurity OR c.relforcerowsecurity AS has_policies,
+       EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid) AS has_rules
+FROM tables t JOIN pg_catalog.pg_class c ON c.oid = t.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ORDER BY c.relname;
+
 -- name: events_of_seals
 -- Every column of the table. record_send: Postgres' binary form of a row (event_chain.py); in another order, or with
 -- another column, it would be another form of seals.

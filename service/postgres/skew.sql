@@ -23,8 +23,31 @@ SELECT count(*) FROM (
 SELECT id FROM public.credentials WHERE transit_key = $1 AND transit_key_version > $2
 ORDER BY transit_key_version, created_at, id LIMIT $3;
 
+-- name: pinned_before_made
+-- Of each version by the index that has pins in order: where nothing is wrong, the oldest pin of each is all it reads.
+SELECT count(*) AS many, (array_agg(early.id))[1:$5] AS first_ids FROM (
+    SELECT c.id FROM unnest($2::integer[], $3::timestamptz[]) AS made (version, at)
+    CROSS JOIN LATERAL (
+        SELECT k.id FROM public.credentials k
+        WHERE k.transit_key = $1 AND k.transit_key_version = made.version AND k.pinned_at < made.at
+        ORDER BY k.pinned_at LIMIT $4
+    ) AS c LIMIT $4
+) AS early;
+
 -- name: newest_pins
 SELECT * FROM public.credentials ORDER BY pinned_at DESC, id DESC LIMIT $1;
+
+-- name: newest_pins_of
+-- By the index that has each version's pins in order, however few of all rows are under this key.
+SELECT c.* FROM (
+    SELECT max(k.transit_key_version) AS highest FROM public.credentials k WHERE k.transit_key = $1
+) AS used
+CROSS JOIN LATERAL generate_series(1, used.highest) AS each (version)
+CROSS JOIN LATERAL (
+    SELECT k.* FROM public.credentials k
+    WHERE k.transit_key = $1 AND k.transit_key_version = each.version ORDER BY k.pinned_at DESC LIMIT $2
+) AS c
+ORDER BY c.pinned_at DESC, c.id DESC LIMIT $2;
 
 -- name: intended_versions
 SELECT kv_path, kv_version FROM public.write_intents WHERE kv_path = ANY($1::text[]) AND kv_version IS NOT NULL;

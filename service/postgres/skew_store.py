@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from service.modules.records import Action, Credential
@@ -37,8 +38,19 @@ class PostgresSkewStore:
         rows = await self._database.fetch(SQL["first_above"], key, version, first)
         return int(counted[0]), [row["id"] for row in rows]
 
+    async def pinned_before(
+        self, key: str, made: Mapping[int, datetime], *, count: int, first: int
+    ) -> tuple[int, list[UUID]]:
+        found = await self._database.fetchrow(
+            SQL["pinned_before_made"], key, list(made), list(made.values()), count, first
+        )
+        return int(found["many"]), list(found["first_ids"] or ())
+
     async def newest_pins(self, limit: int) -> list[Credential]:
         return [credential_from(row) for row in await self._database.fetch(SQL["newest_pins"], limit)]
+
+    async def newest_pins_of(self, key: str, limit: int) -> list[Credential]:
+        return [credential_from(row) for row in await self._database.fetch(SQL["newest_pins_of"], key, limit)]
 
     async def page_all(self, after: UUID | None, limit: int) -> list[Credential]:
         return [credential_from(row) for row in await self._database.fetch(SQL["page_all_credentials"], after, limit)]

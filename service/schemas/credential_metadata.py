@@ -10,6 +10,7 @@ from service.schemas.credential_schemas import CredentialResponse, ListCredentia
 class CredentialMetadata(CredentialResponse):
     """A credential's metadata as REST shows it: the seed's fields and what an operator asks next."""
 
+    user_id: str = Field(description="Whose credential it is.")
     account_type: Literal["paper", "live"] | None = Field(
         description="Known from a validation, reset by an update; null where it is not known."
     )

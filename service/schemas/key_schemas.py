@@ -34,8 +34,8 @@ class KeyVersionDetails(BaseModel):
         " no such version."
     )
     created_at: Text | None = Field(description="When it was made (RFC 3339, UTC); null where nobody can tell.")
-    created_from: Literal["vault", "job"] | None = Field(
-        description="Who tells: Vault, or, of a retired version, the job that made it."
+    created_from: Literal["vault", "noted"] | None = Field(
+        description="Who tells: Vault, or, of a retired or trimmed version, a job that has noted what Vault told."
     )
     credentials: int = Field(description="How many credentials' present secrets are encrypted under it.")
     previous_secrets: int = Field(description="How many secrets that are kept for a rollback are.")

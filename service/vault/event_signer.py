@@ -70,10 +70,6 @@ class KvSealAnchor:
         self._kv = KvV2(HvacAdapter(client))
         self._mount = mount
 
-    async def anchor(self) -> SealMark | None:
-        """The anchored seal; None where there is none."""
-        return (await self.read()).mark
-
     async def read(self) -> Anchored:
         try:
             answer = await self._kv.read_secret_version(
@@ -84,7 +80,8 @@ class KvSealAnchor:
         metadata, data = data_of(answer).get("metadata"), data_of(answer).get("data")
         if not isinstance(metadata, dict) or not isinstance(metadata.get("version"), int):
             raise VaultUnavailable(NOT_VAULT)
-        return Anchored(_mark(data), metadata["version"])
+        mark = _mark(data)
+        return Anchored(mark, metadata["version"], malformed=mark is None)
 
     async def write(self, mark: SealMark, *, cas: int) -> None:
         await self._kv.create_or_update_secret(
@@ -99,6 +96,9 @@ def _mark(data: object) -> SealMark | None:
     if not isinstance(data, dict):
         return None
     number, sha256 = data.get("number"), data.get("sha256")
-    if type(number) is not int or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+    # type: JSON's true is an int to isinstance. The bounds are those of `event_seals.number`.
+    if type(number) is not int or not 0 < number < 2**63:
+        return None
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         return None
     return SealMark(number, bytes.fromhex(sha256))

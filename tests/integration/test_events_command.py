@@ -105,6 +105,36 @@ async def test_as_json_it_tells_programs_the_same(sealed: Trail) -> None:
     assert [(each["seal"], each["problem"]) for each in told["findings"]] == [(2, "1 event fewer than were sealed")]
 
 
+async def test_late_events_are_told_and_are_no_problem(sealed: Trail) -> None:
+    await sealed.conn.execute(
+        "INSERT INTO credential_events (at, acting_user, actor, action, outcome)"
+        " VALUES (now() - interval '1 day', 'mallory', 'library', 'open', 'granted')"
+    )
+    assert await sealed.seal() == 1
+    done = await verify(sealed)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1].startswith(
+        "1 event recorded late: older than the seal before theirs, the first under seal 3"
+    )
+    told = json.loads((await verify(sealed, "--json")).stdout)
+    assert (told["verified"], told["late"]) == (True, {"events": 1, "first_seal": 3})
+
+
+async def test_tables_that_are_not_as_a_migration_makes_them_are_told_and_nothing_else(sealed: Trail) -> None:
+    await sealed.conn.execute("ALTER TABLE credential_events ENABLE ROW LEVEL SECURITY")
+    done = await verify(sealed)
+    assert (done.returncode, done.stderr, done.stdout.splitlines()) == (
+        1,
+        "",
+        [
+            "WRONG: the table 'credential_events' has row-level security: policies choose who is shown what",
+            "no event was looked at: such tables could show anything",
+        ],
+    )
+    told = json.loads((await verify(sealed, "--json")).stdout)
+    assert (told["verified"], told["problems"], told["unsealed"]) == (False, 1, None)
+
+
 async def test_an_auditors_own_logins_are_enough(sealed: Trail, tmp_path: Path) -> None:
     url = sealed.owner_url
     await create_login(url, name="some_auditor", password="test", member_of="credentials_auditor")

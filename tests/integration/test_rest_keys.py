@@ -140,10 +140,11 @@ async def test_a_retirement_is_refused_with_count_and_list_and_changes_nothing(
     )
 
 
-async def test_what_is_retired_opens_nothing_and_keeps_the_date_that_its_rotation_noted(
+async def test_what_is_retired_opens_nothing_and_keeps_its_date(
     operator: Operator, user: Headers, stack: Stack
 ) -> None:
-    old = await operator.rotate()
+    assert stack.vault("POST", f"transit/keys/{KEY}/rotate").is_success  # a version that no job has made
+    old = (await operator.get())["latest_version"]
     await somebodys(operator.rest, user, 1)
     dated = (await operator.version(old))["created_at"]
     new = await operator.rotate()
@@ -155,8 +156,8 @@ async def test_what_is_retired_opens_nothing_and_keeps_the_date_that_its_rotatio
     assert (key["min_decryption_version"], key["floor"]) == (new, new)
     assert key["warnings"] == []
     retired = await operator.version(old)
-    assert (retired["state"], retired["created_from"]) == ("retired", "job")
-    assert abs(datetime.fromisoformat(retired["created_at"]) - datetime.fromisoformat(dated)) < timedelta(minutes=1)
+    assert (retired["state"], retired["created_from"], retired["created_at"]) == ("retired", "noted", dated)
+    assert all(each["created_at"] for each in key["versions"])
     vault = stack.vault("GET", f"transit/keys/{KEY}").json()["data"]
     assert vault["min_decryption_version"] == new
     # Once more is no harm, and what is below is refused.
@@ -166,8 +167,10 @@ async def test_what_is_retired_opens_nothing_and_keeps_the_date_that_its_rotatio
 
 
 async def test_more_in_the_way_than_are_listed_are_counted(
-    operator: Operator, user: Headers, owner_conn: Connection
+    operator: Operator, user: Headers, owner_conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The copies are rows alone, which Vault has nothing of.
+    monkeypatch.setattr("service.modules.skew._PINS_BEFORE_RETIRING", 0)
     (made,) = await somebodys(operator.rest, user, 1)
     await operator.rotate()
     await operator.rewrap()

@@ -16,7 +16,7 @@ import pytest
 from service.composition import Runtime, key_ring
 from service.errors import CiphertextGone, CredentialUnreadable
 from service.modules.event_chain import SealSkew
-from service.modules.key_records import JobState
+from service.modules.key_records import JobReason, JobState
 from service.modules.skew_mending import Diagnosis, Remedy
 from service.modules.skew_records import SkewKind
 from service.rotator import Rotator
@@ -357,3 +357,73 @@ async def test_postgres_restored_to_before_a_rotation(drill: Drill) -> None:
     await drill.settle()
     for owned in (each for name in made for each in made[name]):
         await assert_opens(drill, owned)
+
+
+async def old_pins(drill: Drill) -> None:
+    """As if a day had passed since the last pins, so that no tolerance for clocks covers them."""
+    await drill.conn.execute("UPDATE credentials SET pinned_at = pinned_at - interval '1 day'")
+
+
+@pytest.mark.parametrize("shows_in", ["pins in KV", "times"])
+async def test_versions_of_a_restored_vault_that_was_rotated_again_are_not_retired_before_mending(
+    drill: Drill, monkeypatch: pytest.MonkeyPatch, shows_in: str
+) -> None:
+    """The rows name version 2, which Vault has made anew; the ciphertexts it has are under version 1."""
+    made = [await drill.store() for _ in range(3)]
+    await drill.back_up()
+    await rotate(drill)
+    await drill.restore("vault")
+    if shows_in == "times":
+        # What is newest fits: those that don't are further back than are looked at one by one.
+        await old_pins(drill)
+        monkeypatch.setattr("service.modules.skew._PINS_BEFORE_RETIRING", 0)
+        monkeypatch.setattr("service.modules.skew._NEWEST_PINS", 0)
+    assert (await do(drill.rotator, drill.conn, "rotate")).to_version == 2
+
+    refused = await do(drill.rotator, drill.conn, "retire", below=2)
+    assert (refused.state, refused.reason) == (JobState.FAILED, JobReason.SKEW)
+    described = drill.stack.vault("GET", f"transit/keys/{KEY}").json()["data"]
+    assert described["min_decryption_version"] == 1
+    assert await drill.conn.fetchval("SELECT min_version FROM key_floors WHERE transit_key = $1", KEY) == 1
+    report = await drill.runtime.skew.quick()
+    assert set(report.credential_ids) == {owned.id for owned in made}
+    if shows_in == "times":
+        (key,) = report.keys
+        assert (key.remade, key.remade_all, key.credentials, set(key.remade_ids)) == (
+            3,
+            True,
+            0,
+            {owned.id for owned in made},
+        )
+        assert "retire or trim none before this is mended" in (report.advice() or "")
+
+    assert await drill.mend() == {}
+    assert await drill.fits()
+    for owned in made:
+        assert await drill.opens(owned) == owned.present
+    still_needed = await do(drill.rotator, drill.conn, "retire", below=2)
+    assert (still_needed.state, still_needed.reason) == (JobState.FAILED, JobReason.STILL_NEEDED)
+    assert (await do(drill.rotator, drill.conn, "rewrap")).state is JobState.DONE
+    assert (await do(drill.rotator, drill.conn, "retire", below=2)).state is JobState.DONE
+    await drill.conn.execute("UPDATE write_intents SET due_at = now()")
+    await drill.settle()
+    for owned in made:
+        await assert_opens(drill, owned)
+
+
+async def test_a_secret_under_a_retired_version_is_not_called_lost(drill: Drill) -> None:
+    """Somebody retires past this service's check: it is said to allow decryption again, and then all can be mended."""
+    made = [await drill.store() for _ in range(2)]
+    await drill.update(made[1])
+    await drill.back_up()
+    await rotate(drill)
+    await drill.restore("vault")
+    config = f"transit/keys/{KEY}/config"
+    assert (await do(drill.rotator, drill.conn, "rotate")).to_version == 2
+    assert drill.stack.vault("POST", config, {"min_decryption_version": 2}).is_success
+
+    assert await drill.mend() == dict.fromkeys((owned.id for owned in made), Remedy.ALLOW_DECRYPTION)
+    assert drill.stack.vault("POST", config, {"min_decryption_version": 1}).is_success
+    assert await drill.mend() == {}
+    for owned in made:
+        assert await drill.opens(owned) == owned.present

@@ -34,12 +34,18 @@ from tests.written import Connection
 
 _BEGIN = ["store.next_job", "store.installation_id", "ciphertexts.installation_id"]
 STEPS = {
-    "rotate": [*_BEGIN, "store.job", "keys.describe", "store.note_start", "keys.rotate", "keys.describe", "store.end"],
+    "rotate": [
+        *_BEGIN, "store.job", "keys.describe", "store.note_versions", "store.note_start", "keys.rotate",
+        "keys.describe", "store.note_versions", "store.end",
+    ],
     "retire": [
-        *_BEGIN, "store.job", "keys.describe", "store.raise_floor", "keys.set_min_decryption_version", "store.end"
+        *_BEGIN, "store.job", "keys.describe", "store.note_versions",
+        # Whether Vault and Postgres are of the same moment.
+        "ciphertexts.installation_id", "keys.describe", "keys.describe", "ciphertexts.describe", "store.raise_floor",
+        "keys.set_min_decryption_version", "store.end",
     ],
     "rewrap": [
-        *_BEGIN, "keys.describe", "store.note_start",
+        *_BEGIN, "keys.describe", "store.note_versions", "store.note_start",
         # One credential with a kept secret.
         "ciphertexts.read", "ciphertexts.read", "keys.rewrap", "batch.begin", "ciphertexts.write", "ciphertexts.write",
         "ciphertexts.annotate", "batch.finish",

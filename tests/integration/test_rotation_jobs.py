@@ -8,6 +8,7 @@ import base64
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import asyncpg
@@ -74,6 +75,18 @@ def min_decryption_version(stack: Stack) -> int:
     return int(stack.vault("GET", f"transit/keys/{KEY}").json()["data"]["min_decryption_version"])
 
 
+def made(stack: Stack) -> dict[int, datetime]:
+    """The dates of the key's versions, as far as Vault tells them."""
+    told = stack.vault("GET", f"transit/keys/{KEY}").json()["data"]["keys"]
+    return {int(version): datetime.fromtimestamp(at, UTC) for version, at in told.items()}
+
+
+async def noted(conn: Connection) -> dict[int, datetime]:
+    """The dates of the key's versions, as jobs have noted them."""
+    found = await conn.fetch("SELECT version, created_at FROM key_versions WHERE transit_key = $1", KEY)
+    return {row["version"]: row["created_at"] for row in found}
+
+
 async def floor(conn: Connection) -> int:
     return int(await conn.fetchval("SELECT min_version FROM key_floors WHERE transit_key = $1", KEY))
 
@@ -138,6 +151,37 @@ async def test_a_job_that_is_stopped_before_its_turn_does_nothing(
     done = await finish(rotator, owner_conn, asked)
     assert (done.state, done.reason) == (JobState.FAILED, JobReason.STOPPED)
     assert (newest_version(stack), await floor(owner_conn)) == (before, 1)
+
+
+@pytest.mark.parametrize("kind", ["rotate", "rewrap", "retire"])
+async def test_every_job_notes_when_the_keys_versions_were_made_as_vault_tells_it(
+    stack: Stack, owner_conn: Connection, rotator: Rotator, kind: str
+) -> None:
+    assert stack.vault("POST", f"transit/keys/{KEY}/rotate").is_success  # by hand, of which no job knows
+    await owner_conn.execute("DELETE FROM key_versions")
+    before = made(stack)
+    await do(rotator, owner_conn, kind, below=newest_version(stack) if kind == "retire" else None)
+    after = made(stack)
+    assert await noted(owner_conn) == before | after
+    assert set(before | after) == set(range(1, newest_version(stack) + 1))
+    assert (min(after) > 1) is (kind == "retire")  # Vault itself tells no more
+
+
+async def test_a_date_that_was_noted_stays_and_the_rotators_role_cannot_change_it(
+    stack: Stack, owner_conn: Connection, rotator: Rotator
+) -> None:
+    await do(rotator, owner_conn, "rotate")
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    await owner_conn.execute("UPDATE key_versions SET created_at = $1 WHERE version = 1", long_ago)
+    await do(rotator, owner_conn, "rotate")
+    assert (await noted(owner_conn))[1] == long_ago
+    as_rotator: Connection = await asyncpg.connect(stack.local.rotator_database_url)
+    try:
+        for statement in ("UPDATE key_versions SET created_at = now()", "DELETE FROM key_versions"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await as_rotator.execute(statement)
+    finally:
+        await as_rotator.close()
 
 
 # --- retiring --------------------------------------------------------------------------------------------------------
@@ -423,7 +467,7 @@ async def test_no_error_ends_the_loop_and_what_is_logged_of_it_holds_no_value(
             await running
     assert done.state is JobState.DONE
     said = [record for record in caplog.records if record.name == "service.modules.job_runner"]
-    assert len(said) == 3
+    assert [record.levelname for record in said] == ["INFO", "WARNING", "WARNING", "WARNING"]
     assert secret not in "".join(str(vars(record)) for record in said)
     assert stack.local.rotator_database_url not in caplog.text
 

@@ -28,7 +28,7 @@ from tests.rotating import (
     over,
     some_credentials,
 )
-from tests.support import Stack
+from tests.support import Stack, canary
 from tests.written import Connection
 
 COMMAND = [sys.executable, "-m", "service.cli", "worker"]
@@ -131,6 +131,7 @@ async def test_workers_that_are_killed_in_the_middle_of_a_rewrap_lose_nothing(
     [
         ("CREDENTIALS_ROTATOR_DATABASE_URL", "CREDENTIALS_ROTATOR_DATABASE_URL"),
         ("CREDENTIALS_ROTATOR_VAULT_ROLE_ID", "CREDENTIALS_ROTATOR_VAULT_ROLE_ID"),
+        ("CREDENTIALS_ROTATOR_VAULT_SECRET_ID_FILE", "CREDENTIALS_ROTATOR_VAULT_SECRET_ID_FILE"),
         ("VAULT_ADDR", "VAULT_ADDR"),
     ],
 )
@@ -141,3 +142,14 @@ def test_a_worker_without_a_login_says_which_setting_is_missing(stack: Stack, mi
     assert ended.returncode == 2
     assert named in ended.stderr
     assert stack.local.rotator_database_url not in ended.stderr
+
+
+def test_a_worker_that_vault_does_not_let_in_ends_and_does_not_seem_to_work(stack: Stack, tmp_path: Path) -> None:
+    wrong = tmp_path / "secret-id"
+    wrong.write_text(canary())
+    given = environment(stack, CREDENTIALS_ROTATOR_VAULT_SECRET_ID_FILE=str(wrong))
+    ended = subprocess.run(COMMAND, env=given, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "could not log in to Vault" in ended.stderr
+    assert "waiting for jobs" not in ended.stderr + ended.stdout
+    assert wrong.read_text() not in ended.stderr + ended.stdout

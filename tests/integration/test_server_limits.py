@@ -19,10 +19,11 @@ from service.server import LimitedProtocol, Server, bound, config, serve
 
 OK = b"HTTP/1.1 200 OK"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
+LARGE = 40_000_000  # more than the sockets' buffers hold
 
 
 async def answering(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """An application that answers at once; at /read only after the whole body."""
+    """An application that answers at once; at /read only after the whole body; at /large with much."""
     if scope["type"] == "lifespan":
         for part in ("startup", "shutdown"):
             await receive()
@@ -31,8 +32,10 @@ async def answering(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["path"] == "/read":
         while (await receive()).get("more_body"):
             pass
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    body = b"l" * LARGE if scope["path"] == "/large" else b"ok"
+    length = str(len(body)).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send({"type": "http.response.body", "body": body})
 
 
 @contextmanager
@@ -110,6 +113,48 @@ def test_a_large_body_is_not_taken_for_headers_nor_the_request_after_it(address:
     assert sent(address, post + header(100)).count(OK) == 2
 
 
+GET_LARGE = GET.replace(b"GET /", b"GET /large") + b"\r\n"
+
+
+def test_who_leaves_an_answer_unread_is_cut_off(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LimitedProtocol, "unread_seconds", 0.5)
+    with socket.create_connection(address) as connection:
+        connection.sendall(GET_LARGE)
+        time.sleep(3)
+        got = rest_of(connection)
+    assert got.startswith(OK)
+    assert len(got) < LARGE
+
+
+def test_the_least_that_is_unread_starts_the_clock(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+    pause = LimitedProtocol.pause_writing
+
+    def noted(self: LimitedProtocol) -> None:
+        limits.append(self.transport.get_write_buffer_limits())
+        pause(self)
+
+    monkeypatch.setattr(LimitedProtocol, "pause_writing", noted)
+    assert len(sent(address, GET_LARGE.replace(b"Host", b"Connection: close\r\nHost"))) > LARGE
+    assert limits == [(0, 0)]
+
+
+def test_who_takes_an_answer_late_keeps_the_connection(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LimitedProtocol, "unread_seconds", 5.0)
+    with socket.create_connection(address) as connection:
+        connection.settimeout(20)
+        connection.sendall(GET_LARGE)
+        time.sleep(0.5)
+        taken = len(connection.recv(65_536).partition(b"\r\n\r\n")[2])
+        while taken < LARGE:
+            taken += len(connection.recv(1_000_000))
+        time.sleep(5.5)
+        connection.sendall(GET + b"\r\n")
+        assert connection.recv(1000).startswith(OK)
+
+
 def test_trailers_are_bounded_too(address: tuple[str, int]) -> None:
     start = (
         GET.replace(b"GET /", b"POST /read") + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nb\r\n0\r\n"
@@ -184,6 +229,7 @@ def test_above_the_last_bound_connections_are_closed_as_they_come(monkeypatch: p
 def test_the_service_has_these_bounds() -> None:
     assert config(answering).http is LimitedProtocol
     assert (LimitedProtocol.max_head_bytes, LimitedProtocol.head_seconds) == (65_536, 10.0)
+    assert LimitedProtocol.unread_seconds == 30.0
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

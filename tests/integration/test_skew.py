@@ -5,6 +5,7 @@ Here a single path is put back to an earlier state by hand; whole restores are i
 
 import asyncio
 import contextlib
+import json
 import re
 import subprocess
 import sys
@@ -428,18 +429,18 @@ async def test_seals_that_postgres_lacks_are_told_of_until_a_person_says_that_it
 
 
 def run(stack: Stack, *arguments: str, rotator: bool = True) -> tuple[int, str]:
-    """Runs a command with the stack's environment; its exit status, and what it printed, in one line."""
+    """Runs a command with the stack's environment; its exit status, and what it printed."""
     given = stack.local.environment().items()
     environment = {name: value for name, value in given if rotator or "_ROTATOR_" not in name}
     done = subprocess.run(
         [sys.executable, "-m", "service.cli", *arguments],
-        env={**environment, "COLUMNS": "400"},
+        env={**environment, "COLUMNS": "40"},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert "Traceback" not in done.stderr
-    return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
+    return done.returncode, done.stdout or done.stderr
 
 
 async def test_the_commands_tell_each_credential_and_mend_what_can_be(
@@ -457,30 +458,47 @@ async def test_the_commands_tell_each_credential_and_mend_what_can_be(
 
     status, told = await asyncio.to_thread(run, stack, "doctor", "--full")
     assert status == 1
-    assert "wrong skew: Vault and Postgres are of different moments" in told
+    assert "wrong   skew: Vault and Postgres are of different moments" in told
+    # The explanation once, the ids a line each.
+    assert told.count("its ciphertext is not in Vault, so it does not open") == 1
     for credential_id in (rewrapped, lost):
-        assert f"wrong credential {credential_id}: its ciphertext is not in Vault, so it does not open" in told
+        assert re.search(rf"^wrong   credential {credential_id}: pin_gone", told, re.MULTILINE)
 
     status, told = await asyncio.to_thread(run, stack, "reconcile", "--skew")
     assert status == 1
-    assert "--apply: pinned to the version in Vault that holds its newest secret" in told
-    assert "dry run: nothing was changed" in told
+    assert "Can be mended, with --apply (1): pinned to the version in Vault that holds its newest secret" in told
+    assert told.startswith("dry run: nothing was changed\n")
+    assert told.endswith("\n1 can be mended, 1 left\n")
     assert live_versions(stack, path) == {1}
     with pytest.raises(CredentialsError):
         await somebody.opens(runtime, rewrapped)
 
     status, told = await asyncio.to_thread(run, stack, "reconcile", "--skew", rotator=False)
-    assert "set the rotator's logins" in told
+    assert told.count("set the rotator's logins") == 1
     status, told = await asyncio.to_thread(run, stack, "reconcile", "--skew", "--apply", rotator=False)
     assert (status, "CREDENTIALS_ROTATOR_DATABASE_URL: is not set" in told) == (2, True)
     status, told = await asyncio.to_thread(run, stack, "reconcile", "--skew", "--apply")
     assert status == 1
-    assert "done: pinned to the version in Vault that holds its newest secret" in told
-    assert "Vault has nothing of it" in told
+    lines = told.splitlines()
+    mended = next(at for at, line in enumerate(lines) if line.startswith(f"mended {rewrapped} pin_gone"))
+    left = next(at for at, line in enumerate(lines) if line.startswith(f"left {lost} pin_gone"))
+    assert lines[mended - 1] == "Mended (1): pinned to the version in Vault that holds its newest secret"
+    assert lines[left - 1].startswith("Left (1): Vault has nothing of it")
+    assert mended < left
+    assert lines[-1] == "1 mended, 1 left"
     assert await somebody.opens(runtime, rewrapped) == keys
+
+    status, told = await asyncio.to_thread(run, stack, "reconcile", "--skew", "--json")
+    assert status == 1
+    skew = json.loads(told)["skew"]
+    assert (skew["compared"], skew["not_fitting"], skew["left"], skew["mendable"], skew["mended"]) == (2, 1, 1, 0, 0)
+    (given,) = skew["credentials"]
+    assert (given["id"], given["state"], given["remedy"]) == (str(lost), "left", "store_anew_or_delete")
+    assert "pin_gone" in given["kinds"]
+    assert skew["remedies"].keys() == {"store_anew_or_delete"}
 
     await lost_owner.update(runtime, lost, *pair_of_keys())
     status, told = await asyncio.to_thread(run, stack, "reconcile", "--skew", "--apply")
-    assert (status, "done:" in told) == (0, False)
+    assert (status, told.splitlines()[-1]) == (0, "0 mended, 0 left, 1 need nothing")
     status, told = await asyncio.to_thread(run, stack, "doctor")
-    assert "ok skew: Vault and Postgres fit, as far as all 2 credentials tell" in told
+    assert "ok      skew: Vault and Postgres fit, as far as all 2 credentials tell" in told

@@ -46,7 +46,7 @@ async def service(vault: OwnVault) -> AsyncIterator[Runtime]:
 async def failing_checks(service: Runtime) -> set[str]:
     """What the service is not ready for, asked anew."""
     await asyncio.sleep(1.1)  # an answer counts for a second
-    return {check.name for check in await service.readiness.check() if not check.ok}
+    return {check.name for check in await service.readiness.check() if not check.ok and check.blocking}
 
 
 async def recorded(vault: OwnVault, stack: Stack, somebody: Somebody) -> list[tuple[str, str, str | None]]:

@@ -5,16 +5,17 @@ On a stack of this module's own: Vault has one anchor, and its keys are changed 
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 from uuid import uuid4
 
 import asyncpg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from service.errors import InstallationMismatch
-from service.modules.event_chain import EventDigest, EventRange, EventSeal, SealMark
-from service.modules.event_ports import Horizon
+from service.composition import Runtime
+from service.errors import DatabaseNotReady, InstallationMismatch
+from service.modules.event_chain import EventDigest, EventRange, EventSeal, SealMark, SealSkew
+from service.modules.event_ports import EventTable, Horizon
 from service.modules.event_sealer import EventSealer
 from service.postgres.pool import Database
 from service.postgres.seal_store import PostgresSealStore
@@ -215,6 +216,212 @@ async def test_a_partition_taken_away_is_found(sealed: Trail) -> None:
         await sealed.conn.execute(f"DROP TABLE {name}")
 
 
+# --- what is done to the tables, so that they show something else -----------------------------------------------------
+
+POLICIES = "has row-level security: policies choose who is shown what"
+NOT_PLAIN = "is not what a migration makes: another kind of table or a view, in another schema, or below another"
+RULES = "has rules, which put other statements in the place of those that are sent"
+FORGED = f"UPDATE credential_events SET acting_user = 'mallory' WHERE id = {AN_EVENT}"
+
+
+async def altered_tables(sealed: Trail) -> set[str]:
+    """What verification says of tables; it looks at nothing else then."""
+    report = await sealed.verify()
+    assert report.unread
+    assert (report.seals, report.events) == (0, 0)
+    assert len(report.findings) == report.problems
+    return {each.problem for each in report.findings}
+
+
+async def test_a_policy_that_shows_the_statement_of_verification_what_was_sealed_is_found(sealed: Trail) -> None:
+    """The forged row to whoever reads events, and the original to the one statement that hashes them."""
+    await sealed.conn.execute(
+        "INSERT INTO credential_events (id, at, acting_user, actor, action, outcome, xid)"
+        " SELECT id, at + interval '1 us', 'mallory', actor, action, outcome, xid FROM credential_events WHERE id = $1",
+        AN_EVENT,
+    )
+    await sealed.conn.execute("ALTER TABLE credential_events ENABLE ROW LEVEL SECURITY")
+    hashing = "current_query() LIKE '%record_send%' OR current_query() LIKE '%count(*)%'"
+    await sealed.conn.execute(
+        f"CREATE POLICY two_faced ON credential_events USING (id <> {AN_EVENT} OR"
+        f" (({hashing}) = (acting_user <> 'mallory')))"
+    )
+    try:
+        assert await altered_tables(sealed) == {f"the table 'credential_events' {POLICIES}"}
+    finally:
+        await sealed.conn.execute("DROP POLICY two_faced ON credential_events")
+        await sealed.conn.execute("ALTER TABLE credential_events DISABLE ROW LEVEL SECURITY")
+
+
+@pytest.mark.parametrize("table", ["credential_events", "event_seals", "installation"])
+async def test_a_statement_on_a_table_that_has_got_policies_fails_and_is_not_answered_otherwise(
+    sealed: Trail, table: str
+) -> None:
+    """Also where the tables themselves are looked at too early."""
+    await sealed.conn.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+    looks = 0
+    tables = PostgresSealStore.tables
+
+    async def too_early(store: PostgresSealStore) -> list[EventTable]:
+        nonlocal looks
+        looks += 1
+        return [] if looks == 1 else await tables(store)
+
+    try:
+        with patch.object(PostgresSealStore, "tables", too_early):
+            assert await altered_tables(sealed) == {f"the table '{table}' {POLICIES}"}
+        with patch.object(PostgresSealStore, "tables", AsyncMock(return_value=[])), pytest.raises(DatabaseNotReady):
+            await sealed.verify()
+    finally:
+        await sealed.conn.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+
+
+async def test_what_is_done_to_a_table_while_events_are_verified_is_found(sealed: Trail) -> None:
+    looks = 0
+    tables = PostgresSealStore.tables
+
+    async def then(store: PostgresSealStore) -> list[EventTable]:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            await sealed.conn.execute("CREATE RULE nothing AS ON INSERT TO event_seals DO INSTEAD NOTHING")
+        return await tables(store)
+
+    try:
+        with patch.object(PostgresSealStore, "tables", then):
+            assert await altered_tables(sealed) == {f"the table 'event_seals' {RULES}"}
+    finally:
+        await sealed.conn.execute("DROP RULE nothing ON event_seals")
+
+
+async def test_functions_that_take_the_place_of_postgres_own_are_not_called(sealed: Trail) -> None:
+    """For the database's settings put their schema first."""
+    name = await sealed.conn.fetchval("SELECT current_database()")
+    await sealed.conn.execute(f"""
+        CREATE SCHEMA evil;
+        GRANT USAGE ON SCHEMA evil TO PUBLIC;
+        CREATE TABLE evil.encoded AS
+            SELECT id, record_send(ROW(id, at, credential_id, user_id, account_id, acting_user, actor, action, outcome,
+                reason, transit_key, transit_key_version, batch_id, request_id, xid)) AS encoded
+            FROM public.credential_events;
+        GRANT SELECT ON evil.encoded TO PUBLIC;
+        CREATE FUNCTION evil.record_send(record) RETURNS bytea LANGUAGE plpgsql AS $$
+        BEGIN
+            RETURN (SELECT encoded FROM evil.encoded WHERE id = $1.f1);
+        END $$;
+        ALTER DATABASE {name} SET search_path = evil, pg_catalog, public;
+    """)
+    await sealed.conn.execute(FORGED)
+    try:
+        async with Database.open(sealed.settings) as database:
+            row = await database.fetchrow("SELECT current_setting('search_path'), current_setting('row_security')")
+        assert tuple(row) == ("pg_catalog", "off")
+        assert await sealed.found() == {(2, ALTERED)}
+    finally:
+        await sealed.conn.execute(f"ALTER DATABASE {name} RESET search_path; DROP SCHEMA evil CASCADE")
+
+
+ALTERED_TABLES = {
+    "a view in place of the events": (
+        "ALTER TABLE credential_events RENAME TO hidden_events;"
+        " CREATE VIEW credential_events AS SELECT * FROM hidden_events;"
+        " GRANT SELECT ON credential_events TO credentials_auditor",
+        "DROP VIEW credential_events; ALTER TABLE hidden_events RENAME TO credential_events",
+        f"'credential_events' {NOT_PLAIN}",
+    ),
+    "a view in place of the seals": (
+        "ALTER TABLE event_seals RENAME TO hidden_seals; CREATE VIEW event_seals AS SELECT * FROM hidden_seals;"
+        " GRANT SELECT ON event_seals TO credentials_auditor",
+        "DROP VIEW event_seals; ALTER TABLE hidden_seals RENAME TO event_seals",
+        f"'event_seals' {NOT_PLAIN}",
+    ),
+    "a partition that has partitions": (
+        "CREATE TABLE later PARTITION OF credential_events FOR VALUES FROM ('2190-01-01') TO ('2190-02-01')"
+        " PARTITION BY RANGE (at)",
+        "DROP TABLE later",
+        f"'later' {NOT_PLAIN}",
+    ),
+    "a partition in another schema": (
+        "CREATE SCHEMA aside; ALTER TABLE credential_events_default SET SCHEMA aside",
+        "ALTER TABLE aside.credential_events_default SET SCHEMA public; DROP SCHEMA aside",
+        f"'credential_events_default' {NOT_PLAIN}",
+    ),
+    "a table below the seals": (
+        "CREATE TABLE more_seals () INHERITS (event_seals)",
+        "DROP TABLE more_seals",
+        f"'more_seals' {NOT_PLAIN}",
+    ),
+    "policies for the tables' owner too": (
+        "ALTER TABLE event_seals FORCE ROW LEVEL SECURITY",
+        "ALTER TABLE event_seals NO FORCE ROW LEVEL SECURITY",
+        f"'event_seals' {POLICIES}",
+    ),
+    "policies on a partition": (
+        "ALTER TABLE credential_events_default ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE credential_events_default DISABLE ROW LEVEL SECURITY",
+        f"'credential_events_default' {POLICIES}",
+    ),
+    "a rule": (
+        "CREATE RULE nothing AS ON INSERT TO credential_events DO INSTEAD NOTHING",
+        "DROP RULE nothing ON credential_events",
+        f"'credential_events' {RULES}",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", ALTERED_TABLES)
+async def test_a_table_that_is_not_as_a_migration_makes_it_is_found(sealed: Trail, change: str) -> None:
+    done, undone, told = ALTERED_TABLES[change]
+    await sealed.conn.execute(done)
+    try:
+        assert await altered_tables(sealed) == {f"the table {told}"}
+    finally:
+        await sealed.conn.execute(undone)
+    assert await sealed.found() == set()
+
+
+# --- what is put in before it is sealed, with another time ------------------------------------------------------------
+
+
+async def recorded_at(own: Trail, at: str) -> None:
+    await own.conn.execute(
+        "INSERT INTO credential_events (at, acting_user, actor, action, outcome)"
+        f" VALUES ({at}, 'mallory', 'library', 'open', 'granted')"
+    )
+
+
+async def test_an_event_that_is_later_than_its_seal_is_found(own: Trail) -> None:
+    await own.recorded_and_sealed(3)
+    await recorded_at(own, "clock_timestamp() + interval '10 minutes'")
+    assert await own.seal() == 1
+    told = "events have a time that is later than their seal's: put in by hand, or a clock was wrong"
+    assert await own.found() == {(2, told)}
+
+
+async def test_a_clock_that_was_put_back_by_a_few_seconds_is_no_problem(own: Trail) -> None:
+    await recorded_at(own, "clock_timestamp() + interval '5 seconds'")
+    assert await own.seal() == 1
+    assert await own.found() == set()
+
+
+@pytest.mark.parametrize("at", ["clock_timestamp() - interval '1 year'", "'-infinity'", "'0044-03-15 12:00+00 BC'"])
+async def test_an_event_that_is_older_than_the_seal_before_its_own_is_counted_as_late(own: Trail, at: str) -> None:
+    await own.recorded_and_sealed(3, 1)
+    await recorded_at(own, at)
+    await own.record(2)
+    assert await own.seal() == 1
+    await own.recorded_and_sealed(4)
+    await recorded_at(own, at)
+    assert await own.seal() == 1
+    report = await own.verify()
+    assert (report.problems, report.events, report.late, report.late_seal) == (0, 12, 2, 3)
+
+
+async def test_events_recorded_between_seals_are_not_late(sealed: Trail) -> None:
+    report = await sealed.verify()
+    assert (report.late, report.late_seal) == (0, None)
+
+
 # --- what is done to seals --------------------------------------------------------------------------------------------
 
 SEAL_ALTERATIONS = {
@@ -408,11 +615,30 @@ async def test_without_an_anchor_verification_says_what_it_cannot_know(own: Trai
     assert await own.found() == {(None, told)}
 
 
-@pytest.mark.parametrize("data", [{"number": "1", "sha256": "00" * 32}, {"number": 1, "sha256": "x"}, {}])
-async def test_what_is_no_mark_is_no_anchor(own: Trail, data: dict[str, object]) -> None:
+NO_MARKS: list[tuple[object, object]] = [
+    *((number, "00" * 32) for number in ("1", 2**63, 2**64, -1, 0, True, 1.5, None)),
+    *((1, sha256) for sha256 in ("x", "00" * 31, "0G" * 32, "AB" * 32, 1, None)),
+]
+
+
+@pytest.mark.parametrize("data", [{}, *({"number": number, "sha256": sha256} for number, sha256 in NO_MARKS)], ids=str)
+async def test_an_anchor_that_is_no_seal_is_told_as_such_and_stays_until_a_person_deletes_it(
+    own: Trail, data: dict[str, object]
+) -> None:
     await own.recorded_and_sealed(3)
     assert own.stack.vault("POST", ANCHOR, {"data": data, "options": {"cas": 1}}).is_success
-    assert {seal for seal, _ in await own.found()} == {None}
+    told = {(None, "what is anchored in Vault is no seal's number and hash: it was written over")}
+    assert await own.found() == told
+    await own.recorded_and_sealed(2)
+    assert await own.found() == told
+    async with Runtime.open(own.settings) as runtime:
+        report = await runtime.skew.quick()
+    assert report.seals is SealSkew.MALFORMED
+    assert "What Vault has as its note of the newest seal is no seal" in (report.advice() or "")
+    own.stack.vault("DELETE", "credentials/metadata/event-seal")
+    assert await own.seal() == 0
+    assert own.anchor() == await own.newest()
+    assert await own.found() == set()
 
 
 # --- the signing key --------------------------------------------------------------------------------------------------

@@ -153,6 +153,7 @@ async def ways(stack: Stack, bearer: Callable[..., Headers]) -> AsyncIterator[Wa
         await opened.enter_async_context(app.router.lifespan_context(app))
         rest = await opened.enter_async_context(client_of(app))
         made = Ways(rest, conn, alpaca, bearer("user", user), user)
+        await close_process_runtime()  # another test's would be used, without the hook
         configure(settings)
         opened.callback(configure, None)
         opened.push_async_callback(close_process_runtime)

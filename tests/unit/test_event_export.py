@@ -1,16 +1,17 @@
 """Events as JSON lines: who gets them, how much is in memory at once, and how the answer ends."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from fastapi import Request
 
-from service.api.event_export import JSON_LINES, PAGE, lines_response, wants_lines
+from service.api.event_export import JSON_LINES, PAGE, Exports, LinesResponse, ReadPage, wants_lines
 from service.authz.policy import Identity, Role
-from service.errors import CredentialNotFound, DatabaseUnavailable
+from service.errors import Busy, CredentialNotFound, DatabaseUnavailable
 from service.modules.records import Cursor, RecordedEvent
 from tests.unit.fake_runtime import USER, Part, client_of
 
@@ -81,37 +82,210 @@ def test_json_lines_are_for_who_asks_for_them_by_name(accepted: tuple[str, ...],
     assert wants_lines(request(*accepted)) is lines
 
 
+Sent = Callable[[str], Awaitable[None]]
+
+
+async def export(read: ReadPage, sent: Sent, *, exports: Exports | None = None, caller: str = "user:alice") -> None:
+    """One export to its end, from behind a server; `sent` gets each part of the body, and is waited for."""
+    response = LinesResponse(read, None, exports=exports or Exports(), caller=caller)
+    gone = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await gone.wait()
+        raise AssertionError("nobody went away")
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            assert (message["status"], dict(message["headers"])[b"content-type"]) == (200, JSON_LINES.encode())
+        else:
+            await sent(message["body"].decode())
+
+    await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+
+
+async def nowhere(_text: str) -> None:
+    """A client that takes everything."""
+
+
 @pytest.mark.parametrize("count", [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, 3 * PAGE + 7])
 async def test_every_event_is_one_line_newest_first(count: int) -> None:
-    log = Log(count)
-    answer = await lines_response(log.read, None)
-    text = "".join([str(chunk) async for chunk in answer.body_iterator])
+    parts = []
+
+    async def sent(text: str) -> None:
+        parts.append(text)
+
+    await export(Log(count).read, sent)
+    text = "".join(parts)
     assert text == "" or text.endswith("\n")
     assert [json.loads(line)["id"] for line in text.splitlines()] == list(range(count, 0, -1))
-    assert answer.media_type == JSON_LINES
 
 
 async def test_the_next_page_is_not_read_before_the_one_before_is_sent() -> None:
     log = Log(10 * PAGE)
-    answer = await lines_response(log.read, None)
-    chunks: AsyncIterator[Any] = aiter(answer.body_iterator)
-    for sent in range(1, 6):
-        assert len(log.reads) == max(1, sent - 1)
-        assert str(await anext(chunks)).count("\n") == PAGE
+    reads: list[int] = []
+
+    async def sent(text: str) -> None:
+        reads.append(len(log.reads))
+        await asyncio.sleep(0.01)
+        assert len(log.reads) == reads[-1]
+        assert text.count("\n") == (PAGE if len(reads) <= 10 else 0)
+
+    await export(log.read, sent)
+    assert reads == [*range(1, 11), 11]
     assert {limit for _, limit in log.reads} == {PAGE}
-    # What goes away reads no more.
-    await answer.body_iterator.aclose()  # type: ignore[attr-defined]  # an async generator, told as an iterator
-    assert len(log.reads) == 5
 
 
 async def test_events_that_are_added_meanwhile_shift_nothing() -> None:
     log = Log(3 * PAGE)
-    answer = await lines_response(log.read, None)
-    ids = []
-    async for chunk in answer.body_iterator:
-        ids += [json.loads(line)["id"] for line in str(chunk).splitlines()]
+    ids: list[int] = []
+
+    async def sent(text: str) -> None:
+        ids.extend(json.loads(line)["id"] for line in text.splitlines())
         log.events.insert(0, event(10 * PAGE + len(ids)))
+
+    await export(log.read, sent)
     assert ids == list(range(3 * PAGE, 0, -1))
+
+
+class Held:
+    """A client, or a reader, that comes here and goes on when it may."""
+
+    def __init__(self) -> None:
+        self.here = 0
+        self.most = 0
+        self.opened = asyncio.Event()
+
+    async def take(self, _text: str = "") -> None:
+        self.here += 1
+        self.most = max(self.most, self.here)
+        try:
+            await self.opened.wait()
+        finally:
+            self.here -= 1
+
+    async def read(self, _after: Cursor | None, _limit: int) -> Sequence[RecordedEvent]:
+        await self.take()
+        return [event(1)]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 - what it waits for has no event
+            await asyncio.sleep(0)
+
+
+async def test_one_caller_has_so_many_exports_under_way_and_all_together_so_many() -> None:
+    exports, client, log = Exports(for_caller=2, in_all=3), Held(), Log(1)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(export(log.read, client.take, exports=exports))
+        await until(lambda: client.here == 2)
+        with pytest.raises(Busy):
+            await export(log.read, nowhere, exports=exports)
+        group.create_task(export(log.read, client.take, exports=exports, caller="user:bob"))
+        await until(lambda: client.here == 3)
+        assert exports.under_way == 3
+        reads = len(log.reads)
+        for caller in ("user:alice", "user:bob", "user:carol"):
+            with pytest.raises(Busy):
+                await export(log.read, nowhere, exports=exports, caller=caller)
+        assert len(log.reads) == reads
+        client.opened.set()
+    assert exports.under_way == 0
+    await export(log.read, nowhere, exports=exports, caller="user:carol")
+
+
+def test_the_bounds_without_others_given() -> None:
+    exports, held = Exports(), []
+    for caller in range(8):
+        for _ in range(4):
+            held.append(exports.one_of(f"user:{caller}"))
+            held[-1].__enter__()
+        if caller < 7:
+            with pytest.raises(Busy), exports.one_of(f"user:{caller}"):
+                pass
+    assert exports.under_way == 32
+    with pytest.raises(Busy), exports.one_of("user:another"):
+        pass
+
+
+@pytest.mark.parametrize("at", ["reading", "sending"])
+async def test_a_cancelled_export_gives_its_place_back(at: str) -> None:
+    exports, held = Exports(for_caller=1, reads_at_once=1), Held()
+    read, sent = (held.read, nowhere) if at == "reading" else (Log(1).read, held.take)
+    for _ in range(3):
+        task = asyncio.create_task(export(read, sent, exports=exports))
+        await until(lambda: held.here == 1)
+        assert exports.under_way == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert exports.under_way == held.here == 0
+
+
+async def test_one_that_waits_to_read_and_is_cancelled_gives_its_place_back() -> None:
+    exports, held = Exports(reads_at_once=1), Held()
+    first = asyncio.create_task(export(held.read, nowhere, exports=exports))
+    await until(lambda: held.here == 1)
+    second = asyncio.create_task(export(held.read, nowhere, exports=exports))
+    await until(lambda: exports.under_way == 2)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert exports.under_way == 1
+    held.opened.set()
+    await first
+    await export(held.read, nowhere, exports=exports)
+    assert exports.under_way == 0
+
+
+@pytest.mark.parametrize("page", [1, 2])
+async def test_an_export_that_fails_gives_its_place_back(page: int) -> None:
+    exports, log = Exports(for_caller=1), Log(3 * PAGE)
+
+    async def failing(after: Cursor | None, limit: int) -> Sequence[RecordedEvent]:
+        if page == 1 or after is not None:
+            raise DatabaseUnavailable
+        return await log.read(after, limit)
+
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            await export(failing, nowhere, exports=exports)
+        assert exports.under_way == 0
+
+
+async def test_an_answer_that_is_never_sent_holds_no_place() -> None:
+    exports = Exports(for_caller=1)
+    for _ in range(3):
+        LinesResponse(Log(1).read, None, exports=exports, caller="user:alice")
+    await export(Log(1).read, nowhere, exports=exports)
+
+
+async def test_pages_of_all_exports_take_two_connections_at_once() -> None:
+    exports, held = Exports(), Held()
+    async with asyncio.TaskGroup() as group:
+        for number in range(12):
+            group.create_task(export(held.read, nowhere, exports=exports, caller=f"user:{number}"))
+        await until(lambda: exports.under_way == 12)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert held.here == 2
+        held.opened.set()
+    assert held.most == 2
+
+    # And so for the pages that follow the first.
+    log, most = Log(4 * PAGE), Held()
+
+    async def counted(after: Cursor | None, limit: int) -> Sequence[RecordedEvent]:
+        if after is not None:
+            most.here += 1
+            most.most = max(most.most, most.here)
+            await asyncio.sleep(0.001)
+            most.here -= 1
+        return await log.read(after, limit)
+
+    await asyncio.gather(*(export(counted, nowhere, exports=exports, caller=f"user:{n}") for n in range(12)))
+    assert most.most == 2
 
 
 async def test_over_http_lines_have_their_type_and_pages_theirs() -> None:

@@ -96,7 +96,7 @@ class World:
     async def floor(self, _key: str) -> int:
         return self.floor_version
 
-    async def rotations(self, _key: str) -> Mapping[int, datetime]:
+    async def noted_versions(self, _key: str) -> Mapping[int, datetime]:
         return self.dates
 
     async def jobs(self, _key: str, _limit: int) -> list[Job]:
@@ -143,17 +143,26 @@ async def test_each_version_has_its_state_newest_first(
     assert status.encryptions == 1000 + vault.latest_version
 
 
-async def test_a_retired_versions_date_is_the_jobs_that_made_it() -> None:
+async def test_a_retired_versions_date_is_the_one_that_was_noted() -> None:
     world = World((described(4, decrypts=3), [used(4)]))
-    world.dates = {2: NOW, 3: NOW}
+    world.dates = {2: NOW, 3: NOW}  # Vault's own comes first
     status = await world.key()
     told = {each.version: (each.created_at, each.created_from) for each in status.versions}
     assert told == {
         4: (NOW + timedelta(days=4), "vault"),
         3: (NOW + timedelta(days=3), "vault"),
-        2: (NOW, "job"),
+        2: (NOW, "noted"),
         1: (None, None),
     }
+
+
+async def test_trimmed_versions_stay_listed_with_their_dates_and_no_others_do() -> None:
+    world = World((described(4, decrypts=4, available=3), [used(4)]))
+    world.dates = dict.fromkeys((1, 2, 4, 5), NOW)  # 5: from before Vault was restored
+    status = await world.key()
+    assert states(status) == {4: IN_USE, 3: RETIRED, 2: TRIMMED, 1: TRIMMED}
+    assert [(each.created_at, each.created_from) for each in status.versions[2:]] == [(NOW, "noted")] * 2
+    assert (status.safe_to_retire_below, status.warnings) == (4, [])
 
 
 @pytest.mark.parametrize("period", [None, timedelta(days=90)])

@@ -65,6 +65,7 @@ async def test_storing_answers_201_with_address_version_and_metadata() -> None:
         "is_active": True,
         "created_at": "2026-01-31T12:00:00Z",
         "updated_at": "2026-01-31T12:00:00Z",
+        "user_id": stored.user_id,
         "account_type": None,
         "validation_state": "unvalidated",
         "last_validated_at": None,

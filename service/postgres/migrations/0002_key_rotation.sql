@@ -10,6 +10,8 @@ CREATE INDEX credentials_by_pin ON credentials (pinned_at DESC, id DESC);
 -- Counts and the oldest under each key version, from the index alone.
 DROP INDEX credentials_by_key_version;
 CREATE INDEX credentials_by_key_version ON credentials (transit_key, transit_key_version, created_at, id);
+-- The oldest pin under each key version: one from before the version was made is of another Vault than today's.
+CREATE INDEX credentials_by_key_version_pin ON credentials (transit_key, transit_key_version, pinned_at);
 -- Retiring counts kept secrets too, while every write waits.
 CREATE INDEX credentials_by_previous_key_version ON credentials (transit_key, previous_transit_key_version)
     WHERE previous_transit_key_version IS NOT NULL;
@@ -60,6 +62,17 @@ CREATE TABLE job_failures (
     reason        text NOT NULL,
     PRIMARY KEY (job_id, credential_id)
 );
+
+-- When Vault made which version, by its own clock: it tells nothing of those below min_decryption_version, nor of trimmed
+-- ones.
+CREATE TABLE key_versions (
+    transit_key text NOT NULL,
+    version     integer NOT NULL,
+    created_at  timestamptz NOT NULL,
+    PRIMARY KEY (transit_key, version)
+);
+GRANT SELECT, INSERT ON key_versions TO credentials_rotator;
+GRANT SELECT ON key_versions TO credentials_runtime, credentials_auditor;
 
 GRANT SELECT, INSERT (kind, transit_key, below_version, requested_by, request_id), UPDATE (stop_requested_by)
     ON jobs TO credentials_runtime;
