@@ -45,7 +45,7 @@ SECRET_KEY = f"canary/{secrets.token_hex(20)}"
 VALID_PAPER = ProviderVerdict(is_valid=True, account_type="paper")
 VALID_LIVE = ProviderVerdict(is_valid=True, account_type="live")
 INVALID = ProviderVerdict(is_valid=False)
-TIMEOUT = 0.5
+TIMEOUT = 2.0
 
 
 @dataclass

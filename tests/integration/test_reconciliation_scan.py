@@ -104,8 +104,8 @@ async def test_the_command_scans_when_told_to_and_has_a_line_for_each_that_it_fi
     assert {"broken: 1", f"broken {stored.id}", "unaccounted: 1", f"unaccounted {stray}@1"} <= set(told)
     given = json.loads("\n".join(await asyncio.to_thread(reconcile, stack, "--scan", "--json")))
     assert (given["applied"], given["reconciliation"]["due"], given["skew"]) == (False, 0, None)
+    assert given["scan"].pop("credentials") >= 1
     assert given["scan"] == {
-        "credentials": 1,
         "broken": [str(stored.id)],
         "skewed": [str(stored.id)],
         "unaccounted": [f"{stray}@1"],

@@ -30,7 +30,7 @@ async def alpaca() -> AsyncIterator[AlpacaDouble]:
 
 @pytest.fixture(scope="module")
 async def rest(stack: Stack, alpaca: AlpacaDouble) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_on(stack.settings(alpaca_base_url=alpaca.url, provider_timeout=1.0)) as client:
+    async with client_on(stack.settings(alpaca_base_url=alpaca.url, provider_timeout=3.0)) as client:
         yield client
 
 

@@ -136,7 +136,7 @@ def test_the_least_that_is_unread_starts_the_clock(address: tuple[str, int], mon
 
     monkeypatch.setattr(LimitedProtocol, "pause_writing", noted)
     assert len(sent(address, GET_LARGE.replace(b"Host", b"Connection: close\r\nHost"))) > LARGE
-    assert limits == [(0, 0)]
+    assert set(limits) == {(0, 0)}
 
 
 def test_who_takes_an_answer_late_keeps_the_connection(
