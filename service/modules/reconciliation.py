@@ -1,7 +1,8 @@
 """Cleaning up what a crash left: by the intents, never by listing all of KV. And a full check, which only reports."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -24,6 +25,10 @@ from service.modules.vault_layout import ANCHOR_PATH, INSTALLATION_PATH, VaultLa
 
 _log = logging.getLogger(__name__)
 _BATCH = 200
+_COUNTED = 20_000
+"""Intents that a dry run looks at in one statement."""
+_AT_ONCE = 4
+"""Paths that are settled side by side; each holds a connection to Postgres while Vault is asked."""
 
 
 @dataclass(slots=True)
@@ -85,15 +90,31 @@ class Reconciler:
         if apply:
             report.expired_previous = await self._expire_previous()
             report.purged_idempotency_keys = await self._store.purge_idempotency()
-        seen: set[UUID] = set()
-        while due := [intent for intent in await self._store.due_intents(_BATCH + len(seen)) if intent.id not in seen]:
+        batch = _BATCH if apply else _COUNTED
+        left: set[UUID] = set()  # those that are still there after their turn, so that the others cost nothing more
+        while due := [intent for intent in await self._store.due_intents(batch + len(left)) if intent.id not in left]:
             report.due += len(due)
-            seen.update(intent.id for intent in due)
-            if not apply:
-                continue
-            for intent in due:
-                await self._settle(intent, report)
+            left |= await self._settle_each(due, report) if apply else {intent.id for intent in due}
         return report
+
+    async def _settle_each(self, due: Sequence[WriteIntent], report: ReconciliationReport) -> set[UUID]:
+        """Some paths at a time, a path's intents one after the other. Returns those that could not be settled."""
+        paths: dict[str, list[WriteIntent]] = {}
+        for intent in due:
+            paths.setdefault(intent.kv_path, []).append(intent)
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def settle(intents: Sequence[WriteIntent]) -> set[UUID]:
+            async with limit:
+                return {intent.id for intent in intents if not await self._settle(intent, report)}
+
+        outcomes = await asyncio.gather(*map(settle, paths.values()), return_exceptions=True)
+        left: set[UUID] = set()
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            left |= outcome
+        return left
 
     async def _expire_previous(self) -> int:
         total = 0
@@ -101,14 +122,15 @@ class Reconciler:
             total += expired
         return total
 
-    async def _settle(self, intent: WriteIntent, report: ReconciliationReport) -> None:
+    async def _settle(self, intent: WriteIntent, report: ReconciliationReport) -> bool:
+        """Returns whether the intent is gone."""
         try:
             # Before the intent is held: whoever may yet write a version that isn't there has an intent of its own then.
             newest = await self._ciphertexts.newest_version(intent.kv_path)
             async with self._store.hold_intent(intent) as held:
                 if held is None:
                     report.held_by_writers += 1
-                    return
+                    return False
                 self._ensure_own_path(intent, held.credential)
                 removed = False
                 if await self._is_to_settle(intent, held, newest):
@@ -118,11 +140,12 @@ class Reconciler:
             _log.info("an intent could not be reconciled", extra={"intent": intent.id, "error": type(error).__name__})
             if not isinstance(error, TemporarilyUnavailable):
                 await self._store.defer(intent)
-            return
+            return False
         if removed:
             report.removed += 1
         else:
             report.kept += 1
+        return True
 
     async def _is_to_settle(self, intent: WriteIntent, held: HeldIntent, newest: int) -> bool:
         """Whether the intent's version is this one's to settle; if not, the intent is forgotten.
