@@ -81,6 +81,26 @@ class WrongCredentialType(CredentialDenied):
     """The credential is of another type than the one asked for."""
 
 
+class Suspended(CredentialDenied):
+    """The user or the account is suspended: nobody may use its credentials."""
+
+
+class AccountTypeRefused(CredentialDenied):
+    """Live accounts' credentials are refused here, or the account is of another type than the one required."""
+
+
+class AccountTypeUnknown(CredentialsError):
+    """Whether this is a paper or a live account is not known: validate the credential first."""
+
+
+class ProxyRefused(CredentialsError):
+    """This method and path are not among those that may be called."""
+
+
+class SuspensionNotFound(CredentialsError):
+    """Nobody of this name is suspended."""
+
+
 class PreconditionFailed(CredentialsError):
     """The credential has changed since the version named in If-Match."""
 
@@ -147,6 +167,14 @@ class AuthenticationFailed(CredentialsError):
 
 class TokenMissing(AuthenticationFailed):
     """There is no bearer token."""
+
+
+class RateLimited(CredentialsError):
+    """This caller, or this user's credentials, are over the limit for now; nothing was done."""
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class PermissionDenied(CredentialsError):
@@ -255,6 +283,10 @@ class ProviderUnavailable(TemporarilyUnavailable):
 
 class ProviderThrottled(ProviderUnavailable):
     """The provider's rate limit was reached, so nothing is known about the credential."""
+
+
+class ProviderOutcomeUnknown(CredentialsError):
+    """The call was sent and no whole answer came: nobody knows whether the provider has done it. Look, then repeat."""
 
 
 class ProviderRefused(ProviderUnavailable):

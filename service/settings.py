@@ -6,16 +6,16 @@ Names: `DATABASE_URL`, the usual `VAULT_*`, `ALPACA_BASE_URL`, `POLYGON_BASE_URL
 
 import logging
 from enum import StrEnum
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsError
 
 from service.errors import ConfigurationError
 from service.names import name_problem
+from service.setting_types import CONFIG, env, http_url
+from service.use_settings import UseSettings
 
 
 class VaultLogin(StrEnum):
@@ -33,48 +33,10 @@ class ZeroingPolicy(StrEnum):
     WARN = "warn"
 
 
-def _env(name: str) -> Any:
-    """A setting whose variable doesn't begin with CREDENTIALS_, and which may also be passed by its field's name."""
-    return AliasChoices(name, name.lower())
-
-
-def http_url(value: str, *, allow_plain: bool = False) -> str:
-    """A base URL without its trailing slash.
-
-    Raises ValueError, with fixed text, for anything but https and, to this machine alone, http: what goes over the
-    wire is tokens and keys. `allow_plain`: http to anywhere.
-    """
-    if not value.startswith(("https://", "http://")):
-        raise ValueError("must begin with https:// or http://")
-    try:
-        host = urlsplit(value).hostname
-    except ValueError:
-        host = None
-    if not host:
-        raise ValueError("must name a host")
-    if value.startswith("http://") and not allow_plain and not _is_this_machine(host):
-        raise ValueError(
-            "must begin with https:// (CREDENTIALS_ALLOW_PLAIN_HTTP=true allows http:// to other machines)"
-        )
-    return value.rstrip("/")
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-_CONFIG = SettingsConfigDict(
-    env_prefix="CREDENTIALS_", extra="ignore", hide_input_in_errors=True, frozen=True, populate_by_name=True
-)
-
-
 class ProcessSettings(BaseSettings):
     """What is decided about the process itself, before anything else is."""
 
-    model_config = _CONFIG
+    model_config = CONFIG
 
     zeroing: ZeroingPolicy = Field(
         default=ZeroingPolicy.REQUIRE,
@@ -94,14 +56,14 @@ class ProcessSettings(BaseSettings):
 class ProviderSettings(BaseSettings):
     """What a process needs to ask the providers, which is all that `validate_alpaca_credentials` needs."""
 
-    model_config = _CONFIG
+    model_config = CONFIG
 
     # First: the addresses' checks look at it.
     allow_plain_http: bool = Field(
         default=False, description="Vault, issuer and providers may be asked over http, which is not encrypted."
     )
-    alpaca_base_url: str = Field(default="https://paper-api.alpaca.markets", validation_alias=_env("ALPACA_BASE_URL"))
-    polygon_base_url: str = Field(default="https://api.polygon.io", validation_alias=_env("POLYGON_BASE_URL"))
+    alpaca_base_url: str = Field(default="https://paper-api.alpaca.markets", validation_alias=env("ALPACA_BASE_URL"))
+    polygon_base_url: str = Field(default="https://api.polygon.io", validation_alias=env("POLYGON_BASE_URL"))
     provider_timeout: float = Field(default=10.0, gt=0, description="Seconds for one request to a provider.")
 
     @field_validator("alpaca_base_url", "polygon_base_url")
@@ -110,22 +72,22 @@ class ProviderSettings(BaseSettings):
         return http_url(value, allow_plain=info.data.get("allow_plain_http", False))
 
 
-class Settings(ProviderSettings, ProcessSettings):
+class Settings(UseSettings, ProviderSettings, ProcessSettings):
     """What a process needs to serve, or to open credentials as a library."""
 
     # Postgres, as the role of the runtime
-    database_url: SecretStr = Field(validation_alias=_env("DATABASE_URL"))
+    database_url: SecretStr = Field(validation_alias=env("DATABASE_URL"))
     database_pool_size: int = Field(default=10, ge=1, le=200)
     database_timeout: float = Field(default=5.0, gt=0, description="Seconds for one statement, or for a connection.")
 
     # Vault, where
-    vault_addr: str = Field(validation_alias=_env("VAULT_ADDR"))
-    vault_namespace: str | None = Field(default=None, validation_alias=_env("VAULT_NAMESPACE"))
-    vault_cacert: Path | None = Field(default=None, validation_alias=_env("VAULT_CACERT"))
-    vault_capath: Path | None = Field(default=None, validation_alias=_env("VAULT_CAPATH"))
-    vault_client_cert: Path | None = Field(default=None, validation_alias=_env("VAULT_CLIENT_CERT"))
-    vault_client_key: Path | None = Field(default=None, validation_alias=_env("VAULT_CLIENT_KEY"))
-    vault_tls_server_name: str | None = Field(default=None, validation_alias=_env("VAULT_TLS_SERVER_NAME"))
+    vault_addr: str = Field(validation_alias=env("VAULT_ADDR"))
+    vault_namespace: str | None = Field(default=None, validation_alias=env("VAULT_NAMESPACE"))
+    vault_cacert: Path | None = Field(default=None, validation_alias=env("VAULT_CACERT"))
+    vault_capath: Path | None = Field(default=None, validation_alias=env("VAULT_CAPATH"))
+    vault_client_cert: Path | None = Field(default=None, validation_alias=env("VAULT_CLIENT_CERT"))
+    vault_client_key: Path | None = Field(default=None, validation_alias=env("VAULT_CLIENT_KEY"))
+    vault_tls_server_name: str | None = Field(default=None, validation_alias=env("VAULT_TLS_SERVER_NAME"))
     vault_timeout: float = Field(default=5.0, gt=0, description="Seconds for one request to Vault.")
     vault_retries: int = Field(default=2, ge=0, le=10, description="Further tries of what is safe to repeat.")
 
@@ -225,15 +187,10 @@ class Settings(ProviderSettings, ProcessSettings):
     )
     log_level: str = "INFO"
 
-    @field_validator("vault_ui_url")
+    @field_validator("vault_addr", "vault_ui_url", "handoff_vault_addr")
     @classmethod
-    def _is_a_page(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _is_http_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         return None if value is None else http_url(value, allow_plain=info.data.get("allow_plain_http", False))
-
-    @field_validator("vault_addr")
-    @classmethod
-    def _is_http_url(cls, value: str, info: ValidationInfo) -> str:
-        return http_url(value, allow_plain=info.data.get("allow_plain_http", False))
 
     @field_validator("oidc_issuer")
     @classmethod

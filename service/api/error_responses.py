@@ -79,6 +79,18 @@ ANSWERS: dict[type[Exception], Answer] = {
     errors.CredentialDenied: Answer(404, "credential-not-found", "There is no such credential."),
     errors.CredentialInactive: Answer(409, "credential-inactive", "The credential is disabled."),
     errors.WrongCredentialType: Answer(409, "wrong-credential-type", "The credential is of another type."),
+    errors.Suspended: Answer(403, "suspended", "The user or the account is suspended."),
+    errors.AccountTypeRefused: Answer(
+        403,
+        "account-type-refused",
+        "The account is live, or not known to be paper, and that is refused here.",
+    ),
+    errors.AccountTypeUnknown: Answer(
+        409, "account-type-unknown", "Whether the account is paper or live isn't known; validate the credential first."
+    ),
+    errors.ProxyRefused: Answer(403, "proxy-refused", "This method and path may not be called here."),
+    errors.RateLimited: Answer(429, "rate-limited", "Over the limit; nothing was done.", retry_after=1),
+    errors.SuspensionNotFound: Answer(404, "not-suspended", "There is no such suspension."),
     errors.ConcurrentUpdate: Answer(409, "concurrent-update", "Another change came first; nothing was changed."),
     errors.CasMismatch: Answer(409, "concurrent-update", "Another change came first; nothing was changed."),
     errors.NothingToRollBack: Answer(409, "nothing-to-roll-back", "No previous version is kept."),
@@ -125,6 +137,9 @@ ANSWERS: dict[type[Exception], Answer] = {
     ),
     errors.ProviderRefused: Answer(
         503, "provider-refused", "The provider did not answer the question; nothing is known of the keys."
+    ),
+    errors.ProviderOutcomeUnknown: Answer(
+        502, "provider-outcome-unknown", "The call was sent and no whole answer came; it may have been done."
     ),
     # what an operator has to mend
     errors.VaultDenied: Answer(502, "vault-denied", "Vault refused the service; an operator has to look."),
@@ -250,7 +265,7 @@ async def _on_known(_request: Request, error: Exception) -> Response:
         problems = error.problems
     elif isinstance(error, errors.InvalidInput):
         problems = [(error.field, error.problem)]
-    known = error.retry_after if isinstance(error, errors.TemporarilyUnavailable) else None
+    known = error.retry_after if isinstance(error, errors.TemporarilyUnavailable | errors.RateLimited) else None
     return problem_response(answer, problems=problems, retry_after=known, members=_members(error))
 
 

@@ -14,6 +14,7 @@ from fastapi.security import HTTPBearer
 
 from service.authz.identity import TokenVerifier
 from service.authz.policy import (
+    ACCOUNT_TYPE_HEADER,
     ON_BEHALF_HEADER,
     Identity,
     Permission,
@@ -21,10 +22,21 @@ from service.authz.policy import (
     authorise_key_administration,
     authorise_key_reading,
     authorise_owner,
+    authorise_suspension,
+    authorise_suspension_reading,
+    required_account_type,
 )
 from service.errors import AuthenticationFailed, ConfigurationError, InvalidInput, PermissionDenied, TokenMissing
-from service.modules.records import KeyAdminAccess, KeyReadAccess, OwnerAccess, ReadAccess
+from service.modules.records import (
+    KeyAdminAccess,
+    KeyReadAccess,
+    OwnerAccess,
+    ReadAccess,
+    SuspensionAccess,
+    SuspensionReadAccess,
+)
 from service.observability import current_request_id
+from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -39,9 +51,11 @@ _scheme = HTTPBearer(
 )
 
 
-class _HasVerifier(Protocol):
+class _Runtime(Protocol):
     @property
     def identity(self) -> TokenVerifier | None: ...
+    @property
+    def settings(self) -> Settings: ...
 
 
 async def _identity(request: Request, _documented: Annotated[object, Depends(_scheme)]) -> Identity:
@@ -54,7 +68,7 @@ async def _identity(request: Request, _documented: Annotated[object, Depends(_sc
     if bearer is None:
         # Another scheme is no token; a bearer token that is none is a bad one.
         raise AuthenticationFailed if given[0][:6].lower() == "bearer" else TokenMissing
-    runtime: _HasVerifier = request.app.state.runtime
+    runtime: _Runtime = request.app.state.runtime
     if runtime.identity is None:
         raise ConfigurationError("CREDENTIALS_OIDC_ISSUER: is not set, so no token can be checked")
     return await runtime.identity.verify(bearer["token"])
@@ -81,6 +95,15 @@ async def _on_behalf_of(
 
 _Caller = Annotated[Identity, Depends(_identity)]
 _OnBehalfOf = Annotated[str | None, Depends(_on_behalf_of)]
+_DocumentedAccountType = Annotated[
+    str | None,
+    Header(
+        alias=ACCOUNT_TYPE_HEADER,
+        description="`paper` or `live`: refuse what is saved or used here if its account is of the other type. Not yet "
+        "known counts as live. Providers whose accounts have no type are not concerned.",
+        json_schema_extra={"enum": ["paper", "live"]},
+    ),
+]
 
 
 def _log_denial(caller: Identity, permission: Permission) -> None:
@@ -107,6 +130,29 @@ class _OwnerMay:
         except PermissionDenied:
             _log_denial(caller, self._permission)
             raise
+
+
+class _OwnerMayUse(_OwnerMay):
+    """The caller's right to save or use one user's credentials, with the account type that these must have."""
+
+    async def __call__(  # type: ignore[override]  # FastAPI calls it by these names
+        self,
+        request: Request,
+        caller: _Caller,
+        on_behalf_of: _OnBehalfOf,
+        _documented: _DocumentedAccountType = None,
+    ) -> OwnerAccess:
+        access = await super().__call__(caller, on_behalf_of)
+        given = request.headers.getlist(ACCOUNT_TYPE_HEADER)
+        if len(given) > 1:
+            raise InvalidInput(ACCOUNT_TYPE_HEADER, "must be given once")
+        runtime: _Runtime = request.app.state.runtime
+        return required_account_type(
+            access,
+            given[0] if given else None,
+            refuse_live=runtime.settings.refuse_live,
+            refuse_live_roles=runtime.settings.refuse_live_roles,
+        )
 
 
 class _ReaderMay:
@@ -139,8 +185,27 @@ async def _may_administer_keys(caller: _Caller, on_behalf_of: _OnBehalfOf) -> Ke
         raise
 
 
-MayStore = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.STORE))]
-MayUpdate = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.UPDATE))]
+async def _may_read_suspensions(caller: _Caller, on_behalf_of: _OnBehalfOf) -> SuspensionReadAccess:
+    try:
+        return authorise_suspension_reading(caller, on_behalf_of, request_id=current_request_id())
+    except PermissionDenied:
+        _log_denial(caller, Permission.READ_SUSPENSIONS)
+        raise
+
+
+async def _may_suspend(caller: _Caller, on_behalf_of: _OnBehalfOf) -> SuspensionAccess:
+    try:
+        return authorise_suspension(caller, on_behalf_of, request_id=current_request_id())
+    except PermissionDenied:
+        _log_denial(caller, Permission.ADMINISTER_SUSPENSIONS)
+        raise
+
+
+MayStore = Annotated[OwnerAccess, Depends(_OwnerMayUse(Permission.STORE))]
+MayUpdate = Annotated[OwnerAccess, Depends(_OwnerMayUse(Permission.UPDATE))]
+MayHandOff = Annotated[OwnerAccess, Depends(_OwnerMayUse(Permission.HAND_OFF))]
+MayProxy = Annotated[OwnerAccess, Depends(_OwnerMayUse(Permission.PROXY))]
+MayTrade = Annotated[OwnerAccess, Depends(_OwnerMayUse(Permission.TRADE))]
 MayDelete = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.DELETE))]
 MayRollBack = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.ROLL_BACK))]
 MayValidate = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.VALIDATE))]
@@ -148,4 +213,6 @@ MayValidateGiven = Annotated[OwnerAccess, Depends(_OwnerMay(Permission.VALIDATE_
 MayRead = Annotated[ReadAccess, Depends(_ReaderMay(Permission.READ))]
 MayReadEvents = Annotated[ReadAccess, Depends(_ReaderMay(Permission.READ_EVENTS))]
 MayReadKeys = Annotated[KeyReadAccess, Depends(_may_read_keys)]
+MayReadSuspensions = Annotated[SuspensionReadAccess, Depends(_may_read_suspensions)]
+MaySuspend = Annotated[SuspensionAccess, Depends(_may_suspend)]
 MayAdministerKeys = Annotated[KeyAdminAccess, Depends(_may_administer_keys)]

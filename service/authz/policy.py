@@ -4,17 +4,27 @@
 code which was not authorised has nothing to call them with.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from types import MappingProxyType
 from typing import Self
 
-from service.errors import InvalidInput, PermissionDenied
+from service.errors import AccountTypeRefused, InvalidInput, PermissionDenied
 from service.modules.input_checks import check_user_id
-from service.modules.records import AuditAccess, KeyAdminAccess, KeyReadAccess, OwnerAccess, ReadAccess
+from service.modules.records import (
+    AccountType,
+    AuditAccess,
+    KeyAdminAccess,
+    KeyReadAccess,
+    OwnerAccess,
+    ReadAccess,
+    SuspensionAccess,
+    SuspensionReadAccess,
+)
 
 ON_BEHALF_HEADER = "X-User-Id"
+ACCOUNT_TYPE_HEADER = "X-Require-Account-Type"
 
 
 class Role(StrEnum):
@@ -36,9 +46,14 @@ class Permission(StrEnum):
     ROLL_BACK = "credentials:rollback"
     VALIDATE = "credentials:validate"
     VALIDATE_GIVEN = "credentials:validate-given"  # keys in the request, which are not stored
+    HAND_OFF = "credentials:handoff"  # a wrapping token for the plaintext
+    PROXY = "credentials:proxy"  # calls that read: GET, HEAD
+    TRADE = "credentials:trade"  # proxied calls of any other method
     READ_EVENTS = "credentials:events"
     READ_KEYS = "keys:read"  # and jobs
     ADMINISTER_KEYS = "keys:administer"  # rotate, rewrap, retire, stop a job
+    READ_SUSPENSIONS = "suspensions:read"
+    ADMINISTER_SUSPENSIONS = "suspensions:administer"
 
 
 class Scope(Enum):
@@ -48,6 +63,7 @@ class Scope(Enum):
     ON_BEHALF = "on behalf"  # those of the user named in X-User-Id
     ALL = "all"  # everybody's, to read
     KEYS = "keys"  # nobody's: transit keys, and jobs about them
+    SUSPENSIONS = "suspensions"  # nobody's: whose may not be used
 
 
 _OWNERS: Mapping[Role, Scope] = MappingProxyType({Role.USER: Scope.OWN, Role.ORCHESTRATOR: Scope.ON_BEHALF})
@@ -62,9 +78,14 @@ TABLE: Mapping[Permission, Mapping[Role, Scope]] = MappingProxyType(
         Permission.ROLL_BACK: _OWNERS,
         Permission.VALIDATE: _OWNERS,
         Permission.VALIDATE_GIVEN: _OWNERS,
+        Permission.HAND_OFF: {Role.ORCHESTRATOR: Scope.ON_BEHALF},
+        Permission.PROXY: _OWNERS,
+        Permission.TRADE: _OWNERS,
         Permission.READ_EVENTS: _OWNERS_AND_AUDITORS,
         Permission.READ_KEYS: {Role.OPERATOR: Scope.KEYS, Role.AUDITOR: Scope.KEYS},
         Permission.ADMINISTER_KEYS: {Role.OPERATOR: Scope.KEYS},
+        Permission.READ_SUSPENSIONS: {Role.OPERATOR: Scope.SUSPENSIONS, Role.AUDITOR: Scope.SUSPENSIONS},
+        Permission.ADMINISTER_SUSPENSIONS: {Role.OPERATOR: Scope.SUSPENSIONS},
     }
 )
 """The whole of it. A role that a permission doesn't name is denied."""
@@ -157,23 +178,71 @@ def authorise_owner(
     return access
 
 
+def required_account_type(
+    access: OwnerAccess, header: str | None, *, refuse_live: bool, refuse_live_roles: Collection[str]
+) -> OwnerAccess:
+    """The access, with the account type that what it saves or uses must have.
+
+    `header` is X-Require-Account-Type, None where there is none. Where live is refused, by the setting or for the
+    access's role, it is paper whatever the header says.
+
+    Raises:
+        InvalidInput: the header is neither `paper` nor `live`.
+        AccountTypeRefused: it demands live, and that is refused.
+    """
+    known: dict[str | None, AccountType | None] = {None: None, "paper": "paper", "live": "live"}
+    if header not in known:
+        raise InvalidInput(ACCOUNT_TYPE_HEADER, "must be paper or live")
+    required = known[header]
+    if refuse_live or role_of(access.actor) in refuse_live_roles:
+        if required == "live":
+            raise AccountTypeRefused
+        required = "paper"
+    return replace(access, account_type=required)
+
+
+def role_of(actor: str) -> str:
+    """The role in an actor's name; `library` for an embedding program's."""
+    return actor.partition(":")[0]
+
+
 def authorise_key_reading(
     identity: Identity, on_behalf_of: str | None, *, request_id: str | None = None
 ) -> KeyReadAccess:
     """The right to see keys and jobs. Raises PermissionDenied, also where a user is named to act for."""
-    return KeyReadAccess(actor=_key_actor(identity, Permission.READ_KEYS, on_behalf_of), request_id=request_id)
+    return KeyReadAccess(actor=_nobodys_actor(identity, Permission.READ_KEYS, on_behalf_of), request_id=request_id)
 
 
 def authorise_key_administration(
     identity: Identity, on_behalf_of: str | None, *, request_id: str | None = None
 ) -> KeyAdminAccess:
     """The right to change keys. Raises as `authorise_key_reading`."""
-    return KeyAdminAccess(actor=_key_actor(identity, Permission.ADMINISTER_KEYS, on_behalf_of), request_id=request_id)
+    actor = _nobodys_actor(identity, Permission.ADMINISTER_KEYS, on_behalf_of)
+    return KeyAdminAccess(actor=actor, request_id=request_id)
 
 
-def _key_actor(identity: Identity, permission: Permission, on_behalf_of: str | None) -> str:
+def authorise_suspension_reading(
+    identity: Identity, on_behalf_of: str | None, *, request_id: str | None = None
+) -> SuspensionReadAccess:
+    """The right to see who is suspended. Raises as `authorise_key_reading`."""
+    actor = _nobodys_actor(identity, Permission.READ_SUSPENSIONS, on_behalf_of)
+    return SuspensionReadAccess(actor=actor, request_id=request_id)
+
+
+def authorise_suspension(
+    identity: Identity, on_behalf_of: str | None, *, request_id: str | None = None
+) -> SuspensionAccess:
+    """The right to suspend, and to lift it. Raises as `authorise_key_reading`."""
+    actor = _nobodys_actor(identity, Permission.ADMINISTER_SUSPENSIONS, on_behalf_of)
+    return SuspensionAccess(actor=actor, request_id=request_id)
+
+
+_NOBODYS = (Scope.KEYS, Scope.SUSPENSIONS)
+
+
+def _nobodys_actor(identity: Identity, permission: Permission, on_behalf_of: str | None) -> str:
     rights = TABLE.get(permission, {})
-    role = next((role for role, scope in rights.items() if scope is Scope.KEYS and role in identity.roles), None)
+    role = next((role for role, scope in rights.items() if scope in _NOBODYS and role in identity.roles), None)
     if role is None or on_behalf_of is not None:
         raise PermissionDenied
     _within_limits(identity, None, permission)

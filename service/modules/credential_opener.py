@@ -1,6 +1,6 @@
 """Opening: authorise and record, fetch the ciphertext, decrypt, hand over, wipe. In that order and no other."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from service.memory.revealed import RevealedSecret
 from service.modules.input_checks import check_user_id, uuid_from
 from service.modules.open_batches import OpenBatches, Opened
 from service.modules.ports import AccessLog, CallerConnection
-from service.modules.records import Action, OpenRequest, OwnerAccess
+from service.modules.records import Action, Credential, OpenRequest, OwnerAccess
 from service.modules.secret_pair import reveal_pair, wipe_pair
 from service.modules.usage import UsageRecorder
 
@@ -68,9 +68,13 @@ class CredentialOpener:
         credential_type: str | None = None,
         allow_inactive: bool = False,
         previous: bool = False,
+        accept: Callable[[Credential], None] | None = None,
         conn: CallerConnection | None = None,
     ) -> Opened:
-        """As `reveal`, but hands over the bytes: the caller wipes `pair`. `previous`: the secret before the update."""
+        """As `reveal`, but hands over the bytes: the caller wipes `pair`. `previous`: the secret before the update.
+
+        `accept` looks at what was granted before it is decrypted, and raises a CredentialsError to have it fail.
+        """
         # In a batch, a name that Postgres can't hold would fail for everybody.
         check_user_id(access.user_id)
         check_user_id(access.actor, "actor")
@@ -86,6 +90,7 @@ class CredentialOpener:
             credential_type=credential_type,
             allow_inactive=allow_inactive,
             previous=previous,
+            accept=accept,
         )
         try:
             opened = await self._batches.open(request, conn)

@@ -116,5 +116,9 @@ async def _as_owner(user_id: str) -> tuple["Runtime", OwnerAccess]:
 
     runtime = await process_runtime()
     # Behind its prefix no embedding program reads as a caller over REST (`user:alice`).
-    actor = runtime.settings.actor
-    return runtime, OwnerAccess(user_id=user_id, actor=actor if actor == "library" else f"library:{actor}")
+    settings, actor = runtime.settings, runtime.settings.actor
+    return runtime, OwnerAccess(
+        user_id=user_id,
+        actor=actor if actor == "library" else f"library:{actor}",
+        account_type="paper" if settings.refuse_live or "library" in settings.refuse_live_roles else None,
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from service.errors import (
+    AccountTypeUnknown,
     CiphertextGone,
     CiphertextRejected,
     ConnectionBusy,
@@ -21,6 +22,7 @@ from service.errors import (
     CredentialUnreadable,
     KeyVersionRetired,
     NothingToRollBack,
+    ProxyRefused,
     TemporarilyUnavailable,
     again,
 )
@@ -41,6 +43,8 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (CiphertextRejected, "ciphertext_rejected"),
     (CredentialUnreadable, "reference_mismatch"),
     (NothingToRollBack, "no_previous_secret"),
+    (ProxyRefused, "proxy_refused"),
+    (AccountTypeUnknown, "account_type_unknown"),
     (TemporarilyUnavailable, "unavailable"),
 )
 
@@ -215,7 +219,9 @@ class OpenBatches:
                 results[at] = _Failed(outcome)
 
     def _located(self, request: OpenRequest, credential: Credential) -> tuple[TransitReference, bytes]:
-        """Where the ciphertext is, and the context that it opens under."""
+        """Where the ciphertext is, and the context that it opens under. Raises what the request's `accept` does."""
+        if request.accept is not None:
+            request.accept(credential)
         reference = self._layout.checked(credential)
         if request.previous:
             if credential.previous is None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from service.memory.plaintext import Plaintext
 from service.modules.records import (
+    AccountType,
     Action,
     Credential,
     CredentialFilter,
@@ -266,13 +267,37 @@ class AccessLog(Protocol):
 
 
 class Provider(Protocol):
-    """One provider of credentials, as far as keeping them needs to know it."""
+    """One provider of credentials: its hosts, what authenticates a call, and what its answers say of the keys."""
 
     credential_type: str
     needs_secret_key: bool
+    has_account_types: bool
+    """Whether its accounts are paper or live; where they aren't, the guard is not concerned."""
 
     async def validate(self, api_key: Plaintext, secret_key: Plaintext) -> ProviderVerdict:
         """Asks the provider. Raises ProviderUnavailable's kinds where it could not be asked: never "invalid"."""
+        ...
+
+    def headers(self, api_key: Plaintext, secret_key: Plaintext) -> dict[str, str]:
+        """What authenticates a call. Strings, which can't be wiped: to be made at the last moment."""
+        ...
+
+    def base_url(self, method: str, path: str, query: str, account_type: AccountType | None) -> str:
+        """Where this call goes: a fixed host, no slash at the end. `path` begins with a slash and has been normalised
+        (`proxy_path`); `query` is raw, without its question mark.
+
+        Raises:
+            ProxyRefused: the method and path are none of this provider's that may be called. InvalidInput: `query`.
+            AccountTypeUnknown: which host depends on the account type.
+        """
+        ...
+
+    def refuses_keys(self, status: int) -> bool:
+        """Whether an answer of this status to a call says that the keys are not accepted."""
+        ...
+
+    def accepts_keys(self, status: int) -> bool:
+        """Whether an answer of this status to a call shows that the keys are accepted."""
         ...
 
 

@@ -1,10 +1,14 @@
 """What the domain talks about: plain, frozen values. None holds a secret."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 from uuid import UUID
+
+AccountType = Literal["paper", "live"]
+"""What an account's orders are worth: nothing, or money. An account whose type is not known counts as live."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +21,7 @@ class OwnerAccess:
     user_id: str
     actor: str
     request_id: str | None = None
+    account_type: AccountType | None = None  # of what is saved or used, by settings, role or request; None: any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,22 @@ class KeyAdminAccess:
     request_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspensionReadAccess:
+    """The right to see who is suspended; to change nothing."""
+
+    actor: str
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspensionAccess:
+    """The right to suspend users and accounts, and to lift that. Of no secret."""
+
+    actor: str
+    request_id: str | None = None
+
+
 class Action(StrEnum):
     """What an event says was done."""
 
@@ -59,6 +80,13 @@ class Action(StrEnum):
     VALIDATE = "validate"
     DELETE = "delete"
     RECONCILE = "reconcile"
+    HAND_OFF = "handoff"  # a wrapping token was asked for; failed: the client could not unwrap it
+    PROXY = "proxy"  # a call that reads
+    TRADE = "trade"  # any other proxied call
+    SUSPECT = "suspect"  # the provider refused the keys, in a validation or a call
+    CLEAR = "clear"  # a suspect's keys were accepted
+    SUSPEND = "suspend"  # of a user or an account, as `resume`: there is no credential in such an event
+    RESUME = "resume"
     ROTATE = "rotate"  # of a key, as `retire`: there is no credential in such an event
     REWRAP = "rewrap"
     RETIRE = "retire"
@@ -105,7 +133,7 @@ class Credential:
     user_id: str
     account_id: UUID
     credential_type: str
-    account_type: str | None
+    account_type: AccountType | None
     is_active: bool
     reference: TransitReference
     previous: PreviousSecret | None
@@ -113,6 +141,7 @@ class Credential:
     validation_state: str
     last_validated_at: datetime | None
     last_used_at: datetime | None
+    suspect_since: datetime | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -148,6 +177,8 @@ class OpenRequest:
     credential_type: str | None = None  # None: any
     allow_inactive: bool = False
     previous: bool = False  # the secret before the last update
+    # Looks at what was granted, before it is decrypted; what it raises (a CredentialsError) is the opening's failure.
+    accept: Callable[[Credential], None] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +277,7 @@ class CredentialFilter:
     updated_before: datetime | None = None
     validated: bool | None = None  # whether the provider has ever been asked about the present keys
     used: bool | None = None  # whether it has ever been opened
+    suspect: bool | None = None  # whether its provider refuses the keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,4 +306,15 @@ class ProviderVerdict:
     """What a provider said of a pair of keys."""
 
     is_valid: bool
-    account_type: Literal["paper", "live"] | None = None
+    account_type: AccountType | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspension:
+    """Nobody may use this user's credentials, or this account's (one of the two is given)."""
+
+    user_id: str | None
+    account_id: UUID | None
+    reason: str | None
+    suspended_by: str
+    suspended_at: datetime

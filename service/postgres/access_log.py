@@ -1,15 +1,17 @@
 """Authorise and record: the one statement that stands before every decryption, and the history it leaves."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import asyncpg
 
 from service.errors import (
+    AccountTypeRefused,
     ConnectionBusy,
     CredentialDenied,
     CredentialInactive,
     CredentialNotFound,
+    Suspended,
     WrongCredentialType,
 )
 from service.modules.ports import CallerConnection
@@ -34,7 +36,12 @@ _DENIALS: dict[str, type[CredentialDenied]] = {
     "not_owner": CredentialNotFound,
     "wrong_type": WrongCredentialType,
     "inactive": CredentialInactive,
+    "suspended": Suspended,
+    "account_type": AccountTypeRefused,
 }
+
+_USES = frozenset({Action.OPEN, Action.HAND_OFF, Action.PROXY, Action.TRADE})
+"""What the paper/live guard is about: by a validation the type becomes known, and a reseal hands out nothing."""
 
 
 class PostgresAccessLog:
@@ -44,8 +51,10 @@ class PostgresAccessLog:
     decryption that followed worked; that is a further event.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, account_typed: Collection[str] = ("alpaca",)) -> None:
+        """`account_typed`: the credential types whose accounts are paper or live."""
         self._database = database
+        self._account_typed = sorted(account_typed)
 
     async def authorise_opens(
         self, requests: Sequence[OpenRequest], *, batch_id: UUID, conn: CallerConnection | None = None
@@ -59,6 +68,8 @@ class PostgresAccessLog:
             [request.access.request_id for request in requests],
             [request.action.value for request in requests],
             batch_id,
+            [request.access.account_type if request.action in _USES else None for request in requests],
+            self._account_typed,
         )
         if conn is not None and not conn.is_in_transaction():
             with translated_errors():

@@ -10,18 +10,25 @@
 -- as long as the rest, and for large ones read the whole table.
 WITH given AS MATERIALIZED (
     SELECT $1::uuid[] AS credential_ids, $2::text[] AS acting_users, $3::text[] AS expected_types,
-           $4::boolean[] AS allow_inactives, $5::text[] AS actors, $6::text[] AS request_ids, $7::text[] AS actions
+           $4::boolean[] AS allow_inactives, $5::text[] AS actors, $6::text[] AS request_ids, $7::text[] AS actions,
+           $9::text[] AS account_types
 ), asked AS (
     SELECT a.*
-    FROM given, unnest(credential_ids, acting_users, expected_types, allow_inactives, actors, request_ids, actions)
+    FROM given, unnest(credential_ids, acting_users, expected_types, allow_inactives, actors, request_ids, actions,
+                       account_types)
         WITH ORDINALITY
-        AS a (credential_id, acting_user, expected_type, allow_inactive, actor, request_id, action, n)
+        AS a (credential_id, acting_user, expected_type, allow_inactive, actor, request_id, action, account_type, n)
 ), decided AS (
     SELECT a.n, a.credential_id AS asked_id, a.acting_user, a.actor, a.request_id, a.action, c.*,
            CASE WHEN c.id IS NULL THEN 'not_found'
                 WHEN c.user_id <> a.acting_user THEN 'not_owner'
+                WHEN EXISTS (SELECT FROM public.suspensions s WHERE s.user_id = c.user_id)
+                  OR EXISTS (SELECT FROM public.suspensions s WHERE s.account_id = c.account_id) THEN 'suspended'
                 WHEN a.expected_type IS NOT NULL AND c.credential_type <> a.expected_type THEN 'wrong_type'
                 WHEN NOT c.is_active AND NOT a.allow_inactive THEN 'inactive'
+                -- An account whose type is not known counts as live.
+                WHEN c.credential_type = ANY ($10::text[]) AND coalesce(c.account_type, 'live') <> a.account_type
+                     THEN 'account_type'
            END AS denial
     FROM asked a LEFT JOIN public.credentials c ON c.id = a.credential_id
 ), recorded AS (
@@ -37,7 +44,7 @@ WITH given AS MATERIALIZED (
 SELECT denial, id, user_id, account_id, credential_type, account_type, is_active, transit_mount, transit_key,
        transit_key_version, binding, kv_mount, kv_path, kv_version, secret_version, previous_kv_version,
        previous_secret_version, previous_transit_key_version, previous_expires_at, row_version, validation_state,
-       last_validated_at, last_used_at, created_at, updated_at
+       last_validated_at, last_used_at, suspect_since, created_at, updated_at
 FROM decided
 WHERE (SELECT set_config('synchronous_commit', 'on', true)) IS NOT NULL
 ORDER BY n;

@@ -38,6 +38,7 @@ def credential_from(row: Any) -> Credential:
         validation_state=row["validation_state"],
         last_validated_at=row["last_validated_at"],
         last_used_at=row["last_used_at"],
+        suspect_since=row["suspect_since"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
     )

@@ -98,6 +98,7 @@ CREATE TABLE public.credentials (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     pinned_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    suspect_since timestamp with time zone,
     CONSTRAINT credentials_account_type_check CHECK ((account_type = ANY (ARRAY['paper'::text, 'live'::text]))),
     CONSTRAINT credentials_binding_check CHECK ((octet_length(binding) = 32)),
     CONSTRAINT credentials_check CHECK ((num_nulls(previous_kv_version, previous_secret_version, previous_transit_key_version, previous_expires_at) = ANY (ARRAY[0, 4]))),
@@ -196,6 +197,18 @@ CREATE TABLE public.schema_migrations (
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE public.suspensions (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id text,
+    account_id uuid,
+    reason text,
+    suspended_by text NOT NULL,
+    suspended_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT suspensions_check CHECK ((num_nonnulls(user_id, account_id) = 1)),
+    CONSTRAINT suspensions_reason_check CHECK ((octet_length(reason) <= 1024)),
+    CONSTRAINT suspensions_user_id_check CHECK (((user_id <> ''::text) AND (octet_length(user_id) <= 1024)))
+);
+
 CREATE TABLE public.write_intents (
     id uuid NOT NULL,
     credential_id uuid NOT NULL,
@@ -241,6 +254,9 @@ ALTER TABLE ONLY public.key_versions
 ALTER TABLE ONLY public.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 
+ALTER TABLE ONLY public.suspensions
+    ADD CONSTRAINT suspensions_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.write_intents
     ADD CONSTRAINT write_intents_pkey PRIMARY KEY (id);
 
@@ -272,6 +288,8 @@ CREATE INDEX credentials_by_time ON public.credentials USING btree (created_at D
 
 CREATE INDEX credentials_by_user ON public.credentials USING btree (user_id, created_at DESC, id DESC);
 
+CREATE INDEX credentials_suspect ON public.credentials USING btree (credential_type, suspect_since) WHERE (suspect_since IS NOT NULL);
+
 CREATE INDEX credentials_with_previous ON public.credentials USING btree (previous_expires_at) WHERE (previous_expires_at IS NOT NULL);
 
 CREATE INDEX idempotency_keys_by_expiry ON public.idempotency_keys USING btree (expires_at);
@@ -279,6 +297,10 @@ CREATE INDEX idempotency_keys_by_expiry ON public.idempotency_keys USING btree (
 CREATE INDEX jobs_by_time ON public.jobs USING btree (transit_key, requested_at DESC);
 
 CREATE UNIQUE INDEX jobs_under_way ON public.jobs USING btree (transit_key, kind) WHERE (state = ANY (ARRAY['waiting'::text, 'running'::text]));
+
+CREATE UNIQUE INDEX suspended_accounts ON public.suspensions USING btree (account_id) WHERE (account_id IS NOT NULL);
+
+CREATE UNIQUE INDEX suspended_users ON public.suspensions USING btree (user_id) WHERE (user_id IS NOT NULL);
 
 CREATE INDEX write_intents_by_due ON public.write_intents USING btree (due_at);
 
@@ -424,6 +446,17 @@ GRANT SELECT ON TABLE public.key_versions TO credentials_auditor;
 GRANT SELECT ON TABLE public.schema_migrations TO credentials_runtime;
 GRANT SELECT ON TABLE public.schema_migrations TO credentials_rotator;
 GRANT SELECT ON TABLE public.schema_migrations TO credentials_auditor;
+
+GRANT SELECT,DELETE ON TABLE public.suspensions TO credentials_runtime;
+GRANT SELECT ON TABLE public.suspensions TO credentials_auditor;
+
+GRANT INSERT(user_id) ON TABLE public.suspensions TO credentials_runtime;
+
+GRANT INSERT(account_id) ON TABLE public.suspensions TO credentials_runtime;
+
+GRANT INSERT(reason) ON TABLE public.suspensions TO credentials_runtime;
+
+GRANT INSERT(suspended_by) ON TABLE public.suspensions TO credentials_runtime;
 
 GRANT SELECT,INSERT,DELETE ON TABLE public.write_intents TO credentials_runtime;
 GRANT SELECT,INSERT,DELETE ON TABLE public.write_intents TO credentials_rotator;

@@ -47,6 +47,7 @@ class Alpaca:
 
     credential_type = "alpaca"
     needs_secret_key = True
+    has_account_types = True
 
     def __init__(self, client: httpx.AsyncClient, base_url: str, hosts: AlpacaHosts | None = None) -> None:
         """`hosts` are Alpaca's own unless a test says otherwise."""
