@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from service.commands.options import need_local_extra
 from service.errors import ConfigurationError, CredentialsError
 from service.http_clients import service_client
-from service.setting_types import http_url, load_provider_settings
+from service.setting_types import http_url
+from service.settings import load_provider_settings
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750, 2.1
 _PROBLEM_PREFIX = "urn:vault-credentials:error:"
