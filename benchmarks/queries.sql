@@ -45,3 +45,9 @@ SELECT state, done FROM public.jobs WHERE id = $1;
 
 -- name: stop_job
 UPDATE public.jobs SET stop_requested_by = 'benchmarks' WHERE id = $1;
+
+-- name: suspend
+INSERT INTO public.suspensions (user_id, suspended_by) VALUES ($1, 'benchmark');
+
+-- name: resume
+DELETE FROM public.suspensions WHERE user_id = $1;

@@ -41,7 +41,7 @@ Rounds = Mapping[Series, Sequence[Round]]
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """`over` divided by the largest of `under`, and the bound it is meant to keep."""
+    """`over` divided by the largest of `under` (`difference`: less it), and the bound it is meant to keep."""
 
     name: str
     meaning: str
@@ -50,6 +50,7 @@ class Ratio:
     bound: float
     at_least: bool = True
     measure: Measure = "per_second"
+    difference: bool = False
 
     @property
     def series(self) -> tuple[Series, ...]:
@@ -68,15 +69,18 @@ class Ratio:
     def value(self, rounds: Rounds) -> float:
         """From the medians of the rounds."""
         under = max(median(self._measured(rounds[series])) for series in self.under)
-        return median(self._measured(rounds[self.over])) / under
+        return self._compared(median(self._measured(rounds[self.over])), under)
 
     def spread(self, rounds: Rounds) -> tuple[float, float]:
-        """The least and the greatest ratio of a single round."""
+        """The least and the greatest of a single round."""
         each = [
-            over / max(under)
+            self._compared(over, max(under))
             for over, *under in zip(*(self._measured(rounds[series]) for series in self.series), strict=True)
         ]
         return min(each), max(each)
+
+    def _compared(self, over: float, under: float) -> float:
+        return over - under if self.difference else over / under
 
     def _measured(self, rounds: Sequence[Round]) -> list[float]:
         return [float(getattr(each, self.measure)) for each in rounds]
@@ -86,6 +90,8 @@ OURS, PLAIN, USUAL, ONE_BY_ONE, VAULT = "ours", "ours, not zeroed", "usual", "on
 SMALL, LARGE = "ours, 1k rows", "ours, 1m rows"
 SERVICE, BARE = "metadata GET", "bare route"
 WORKER, KV = "KV writes of rewraps", "KV writes alone"
+PROXIED, DIRECT, HANDED_OFF = "provider by proxy", "provider by httpx", "hand-off"
+DENIED, COMMIT = "suspended, until the other replica denies", "the commit alone"
 
 RATIOS = (
     Ratio(
@@ -150,6 +156,26 @@ RATIOS = (
         Series(WORKER, 32),
         (Series(KV, 32), Series(KV, 64)),
         0.8,
+    ),
+    Ratio(
+        "proxy_p50_added_ms",
+        "milliseconds that the proxy adds to the p50 of a lone caller's httpx call to a provider",
+        Series(PROXIED, 1),
+        (Series(DIRECT, 1),),
+        2.0,
+        at_least=False,
+        measure="p50_ms",
+        difference=True,
+    ),
+    Ratio(
+        "suspension_ms",
+        "p50 milliseconds from sending a suspension to the first denial at another replica, less a bare commit's",
+        Series(DENIED, 1),
+        (Series(COMMIT, 1),),
+        10.0,
+        at_least=False,
+        measure="p50_ms",
+        difference=True,
     ),
 )
 

@@ -40,6 +40,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "zeroing": results.zeroing,
         "rss_mb": {name: round(value, 1) for name, value in results.rss_mb.items()},
         "first_failures": results.first_failures,
+        "facts": results.facts,
         "plan": {name: value for name, value in asdict(results.plan).items() if name != "names"},
         "series": [
             {
@@ -80,6 +81,11 @@ def show(results: Results, console: Console) -> None:
     console.print(_series(results))
     for name, value in said["rss_mb"].items():
         console.print(f"memory: {name}: {value:.0f} MB")
+    if "streams_cut_ms" in results.facts:
+        console.print(
+            f"streams at the other replica ended {results.facts['streams_cut_ms']:.0f} ms after a suspension's"
+            f" answer (median of {results.facts['streams_cut']}); hand-offs that are out last until their time is up"
+        )
     for name, failure in results.first_failures.items():
         console.print(f"[bold]{name}: opens failed, the first with {failure}[/bold]")
 

@@ -26,6 +26,9 @@ _ROOT = Path(__file__).parent.parent
 _START_SECONDS = 60.0
 _PROFILE_LINES = 60
 
+SERVE = (str(Path(sys.executable).with_name("vault-credentials")), "serve")
+"""The command that serves, as a deployment calls it."""
+
 
 @dataclass(frozen=True)
 class RestServer:
@@ -68,11 +71,11 @@ def service(
     port = free_port()
     environment = {**testbed.stack.environment(), "CREDENTIALS_PORT": str(port)}
     environment.pop("VAULT_TOKEN")
-    command = [str(Path(sys.executable).with_name("vault-credentials")), "serve"]
+    command = list(SERVE)
     if profile is not None:
         command = zeroed([sys.executable, "-m", "cProfile", "-s", "tottime", *command])
     log = testbed.folder / "rest-service.log"
-    with _serving(command, environment, port, log) as pid:
+    with serving(command, environment, port, log) as pid:
         yield RestServer(pid, port, requests, testbed, generator)
     if profile is not None:
         found = log.read_text(encoding="utf-8").partition("function calls")[2]
@@ -85,12 +88,17 @@ def bare_route(testbed: Testbed, generator: LoadGenerator, credentials: Sequence
     port = free_port()
     request = Request("GET", f"/v1/credentials/{credentials[0].id}", {"Authorization": f"Bearer {'x' * 800}"})
     command = zeroed([sys.executable, "-m", "benchmarks.bare_route", str(port)])
-    with _serving(command, {}, port, testbed.folder / "bare-route.log") as pid:
+    with serving(command, {}, port, testbed.folder / "bare-route.log") as pid:
         yield RestServer(pid, port, [request], testbed, generator)
 
 
 @contextmanager
-def _serving(command: Sequence[str], environment: Mapping[str, str], port: int, log: Path) -> Iterator[int]:
+def serving(command: Sequence[str], environment: Mapping[str, str], port: int, log: Path) -> Iterator[int]:
+    """A server in a process of its own, which answers; yields its pid.
+
+    Raises:
+        BenchmarkFailed: it doesn't start.
+    """
     with (
         open(log, "w", encoding="utf-8") as output,
         subprocess.Popen(

@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from benchmarks import machine, rest, rewraps
+from benchmarks import machine, replicas, rest, rewraps
 from benchmarks.contender_process import BenchmarkFailed, ContenderProcess
 from benchmarks.load_generator import LoadGenerator, Request
 from benchmarks.loading import Loaded, connected
 from benchmarks.ratios import (
     BARE,
+    COMMIT,
+    DENIED,
+    DIRECT,
+    HANDED_OFF,
     KV,
     LARGE,
     ONE_BY_ONE,
     OURS,
     PLAIN,
+    PROXIED,
     RATIOS,
     RSS,
     RSS_SERIES,
@@ -38,7 +43,20 @@ from service.localstack.postgres_server import blocking
 _REQUESTS = 1000
 """Ciphertexts that the load generator goes through."""
 
-_KINDS = {SMALL: "rows", LARGE: "rows", SERVICE: "rest", BARE: "rest", WORKER: "rewraps", KV: "rewraps"}
+_KINDS = {
+    SMALL: "rows",
+    LARGE: "rows",
+    SERVICE: "rest",
+    BARE: "rest",
+    WORKER: "rewraps",
+    KV: "rewraps",
+    PROXIED: "proxy",
+    DIRECT: "proxy",
+    HANDED_OFF: "proxy",
+    DENIED: "suspensions",
+    COMMIT: "suspensions",
+}
+_REPLICAS = (PROXIED, DIRECT, HANDED_OFF, DENIED, COMMIT)
 
 _ALSO = (
     # Beside what the ratios need, for whoever reads the table.
@@ -48,6 +66,7 @@ _ALSO = (
     Series(LARGE, 64),
     Series(SMALL, 1, cold=True),
     Series(LARGE, 1, cold=True),
+    Series(HANDED_OFF, 1),
 )
 
 
@@ -78,7 +97,7 @@ class Plan:
             wanted.append(RSS_SERIES)
         contenders = {series.contender for series in wanted}
         if self.also and len(self.ratios) == len(RATIOS):
-            wanted += [series for series in _ALSO if series.contender in contenders]
+            wanted += [series for series in _ALSO if series.contender in (*contenders, HANDED_OFF)]
         groups: dict[tuple[str, int, bool], list[Series]] = {}
         for series in dict.fromkeys(wanted):
             # Vault alone stands beside ours, whatever its own number of connections is.
@@ -100,6 +119,7 @@ class Results:
     zeroing: dict[str, str] = field(default_factory=dict)
     rss_mb: dict[str, float] = field(default_factory=dict)
     first_failures: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     ciphertexts: int = 0
     """Distinct credentials opened among the few and among the many."""
 
@@ -130,6 +150,8 @@ def run(plan: Plan, progress: Progress) -> Results:
                 )
             if RSS_SERIES in group:
                 results.rss_mb["worker at 256 callers"] = runners.contenders[OURS].rss_mb()
+        if runners.replicas is not None:
+            results.facts = runners.replicas.facts()
         for name, server in runners.servers.items():
             results.rss_mb[name] = server.rss_mb()
         for name, contender in runners.contenders.items():
@@ -150,6 +172,7 @@ class _Runners:
         self._progress = progress
         self.contenders: dict[str, ContenderProcess] = {}
         self.servers: dict[str, rest.RestServer] = {}
+        self.replicas: replicas.Replicas | None = None
         self._worker: rewraps.Worker | None = None
         self._writes: list[Request] = []
         self._generator: LoadGenerator | None = None
@@ -166,6 +189,10 @@ class _Runners:
         elif name == KV:
             self._load_generator()
             self._writes = self._writes or rewraps.kv_writes(self._bed, self._plan.credentials)
+        elif name in _REPLICAS:
+            if self.replicas is None:
+                started = replicas.replicas(self._bed, _listed(self._credentials()))
+                self.replicas = self._stack.enter_context(started)
         elif name == WORKER:
             self._credentials()
             self._worker = self._worker or self._stack.enter_context(rewraps.worker(self._bed))
@@ -208,6 +235,8 @@ class _Runners:
         if series.contender == WORKER:
             assert self._worker is not None
             return self._worker.run(plan.seconds, plan.warm_up)
+        if series.contender in _REPLICAS:
+            return self._asked_of_replicas(series.contender)
         if series.contender in self.servers:
             return self.servers[series.contender].run(series.callers, plan.seconds, plan.warm_up)
         order = Order(
@@ -219,6 +248,18 @@ class _Runners:
             profile=plan.profile and series.contender in (OURS, SMALL, LARGE),
         )
         return self.contenders[series.contender].run(order, self._progress)
+
+    def _asked_of_replicas(self, name: str) -> Round:
+        assert self.replicas is not None
+        seconds, warm_up = self._plan.seconds, self._plan.warm_up
+        timed = {
+            PROXIED: self.replicas.proxied,
+            DIRECT: self.replicas.direct,
+            HANDED_OFF: self.replicas.handed_off,
+        }
+        if name in timed:
+            return timed[name](seconds, warm_up)
+        return self.replicas.suspended() if name == DENIED else self.replicas.committed()
 
     def _start_contender(self, name: str) -> None:
         bed, database = self._bed, None
