@@ -9,10 +9,13 @@ from fastapi import FastAPI
 from service.api import (
     credential_routes,
     event_routes,
+    handoff_routes,
     health_routes,
     job_routes,
     key_routes,
     metrics_route,
+    proxy_routes,
+    suspension_routes,
     use_routes,
 )
 from service.api.error_responses import UnexpectedErrors, install_error_responses
@@ -23,7 +26,8 @@ from service.composition import Runtime
 from service.errors import ConfigurationError
 from service.memory.collector import CollectAfterSecrets
 from service.observability import RequestLog
-from service.settings import Settings, load_settings
+from service.providers.registry import credential_types
+from service.settings import ProviderSettings, Settings, load_settings
 
 
 def create_app(settings: Settings | None = None, *, runtime: Runtime | None = None, collect: bool = False) -> FastAPI:
@@ -48,6 +52,7 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
             return
         used = settings or load_settings()
         _need_an_issuer(used)
+        app.state.credential_types = credential_types(used)
         async with Runtime.open(used, background=True, collect=collect) as opened:
             app.state.runtime = opened
             yield
@@ -75,12 +80,24 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
     )
     # `/credentials/validate` has to be found before `/credentials/{credential_id}`'s routes are asked.
     # Not `include_router`, which would look for each request's route in one router after the other, twice.
-    modules = (use_routes, credential_routes, event_routes, key_routes, job_routes, health_routes, metrics_route)
+    modules = (
+        proxy_routes,
+        use_routes,
+        handoff_routes,
+        credential_routes,
+        event_routes,
+        key_routes,
+        job_routes,
+        suspension_routes,
+        health_routes,
+        metrics_route,
+    )
     for routes in modules:
         app.router.routes.extend(routes.router.routes)
     metrics_route.install_metrics(app)
     install_exports(app)
     install_error_responses(app)
+    app.state.credential_types = credential_types(settings or ProviderSettings.model_construct())
     install_openapi(app)
     # The last one added is the outermost.
     app.add_middleware(CollectAfterSecrets)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands import events, keys
+from service.commands import events, keys, suspensions
 from service.commands.options import RunningStackOption, StateDirOption, need_local_extra
 from service.commands.reconcile import reconcile
 from service.commands.worker import worker
@@ -132,14 +132,16 @@ def migrate() -> None:
     """Brings the database at DATABASE_URL (as the owner of its tables) to what this version needs."""
     import asyncio
 
-    from service.localstack.provisioning import CREDENTIAL_TYPES
     from service.postgres.migrate import migrate as migrate_database
+    from service.providers.registry import credential_types
+    from service.settings import load_provider_settings
 
     database_url = os.environ.get("DATABASE_URL")
     if not database_url:
         raise ConfigurationError("DATABASE_URL: is not set; give the URL of the tables' owner")
     prefix = os.environ.get("CREDENTIALS_TRANSIT_KEY_PREFIX") or "credentials-"
-    applied = asyncio.run(migrate_database(database_url, transit_keys=[prefix + each for each in CREDENTIAL_TYPES]))
+    types = sorted(credential_types(load_provider_settings()))
+    applied = asyncio.run(migrate_database(database_url, transit_keys=[prefix + each for each in types]))
     typer.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
 
 
@@ -177,6 +179,7 @@ app.command()(reconcile)
 app.command()(worker)
 app.add_typer(keys.app, name="keys")
 app.add_typer(events.app, name="events")
+app.add_typer(suspensions.app, name="suspensions")
 
 
 def main() -> None:

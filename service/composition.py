@@ -1,16 +1,15 @@
 """The one place that builds and joins the parts. `app.py`, `cli.py` and the library's front door use it."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 from service.authz.identity import TokenVerifier
+from service.background import reconciling, sweeping
 from service.errors import ConfigurationError, DatabaseNotReady
-from service.exception_location import exception_location
-from service.http_clients import issuer_client, provider_client, vault_client
+from service.http_clients import issuer_client, provider_client, provider_session, vault_client
 from service.memory.collector import Collector
 from service.memory.hardening import started_by_exec
 from service.modules.cipher_batches import CipherBatches
@@ -21,18 +20,27 @@ from service.modules.credential_reader import CredentialReader
 from service.modules.credential_validator import CredentialValidator
 from service.modules.credential_writer import CredentialWriter
 from service.modules.event_verifier import EventVerifier
+from service.modules.handoff import AT_ONCE, HandOffs
 from service.modules.idempotency import Idempotency
 from service.modules.key_inventory import KeyInventory
 from service.modules.key_jobs import KeyJobs
 from service.modules.open_batches import OpenBatches
+from service.modules.provider_pauses import ProviderPauses
+from service.modules.proxy import Proxy, ProxyLimits
+from service.modules.proxy_rules import ProxyRules
+from service.modules.rate_limits import RateLimits
 from service.modules.readiness import Readiness, canary
 from service.modules.reconciliation import Reconciler
 from service.modules.sealed_write import SealedWriter
 from service.modules.skew import SkewDetector, SkewWatch
 from service.modules.skew_mending import SkewMender
+from service.modules.suspects import Suspects
+from service.modules.suspensions import Suspensions
 from service.modules.usage import UsageRecorder
+from service.modules.uses_under_way import UsesUnderWay
 from service.modules.vault_layout import VaultLayout
 from service.postgres.access_log import PostgresAccessLog
+from service.postgres.control_store import PostgresControlStore
 from service.postgres.credential_store import PostgresCredentialStore
 from service.postgres.key_store import PostgresKeyStore
 from service.postgres.migrate import LATEST_VERSION
@@ -42,6 +50,7 @@ from service.postgres.reconciliation_store import PostgresReconciliationStore
 from service.postgres.seal_store import PostgresSealStore
 from service.postgres.skew_store import PostgresSkewStore
 from service.providers.registry import Providers
+from service.providers.upstream import AuthenticatedRequest, ProviderUpstream
 from service.rotator import rotating
 from service.settings import Settings, load_provider_settings, load_settings
 from service.vault.ciphertext_store import KvCiphertextStore
@@ -51,8 +60,8 @@ from service.vault.login import VaultSession
 from service.vault.transit import TransitCipher
 from service.vault.transit_keys import TransitKeyRing, TransitKeys
 from service.vault.wire import Wire
+from service.vault.wrapping import TransitWrapper
 
-_log = logging.getLogger(__name__)
 _VERIFYING_SECONDS = 600.0
 
 
@@ -65,12 +74,19 @@ class Runtime:
     opener: CredentialOpener
     writer: CredentialWriter
     validator: CredentialValidator
+    hand_offs: HandOffs
+    proxy: Proxy
+    rate_limits: RateLimits
     readiness: Readiness
     reconciler: Reconciler
     skew: SkewDetector
     skew_mender: SkewMender
     keys: KeyInventory
     key_jobs: KeyJobs
+    suspensions: Suspensions
+    suspects: Suspects
+    under_way: UsesUnderWay
+    """What is cut off when its user or account is suspended while it is under way."""
     identity: TokenVerifier | None
     """Checks callers' tokens; None where no issuer is set (a library needs none)."""
     collector: Collector | None = None
@@ -102,7 +118,7 @@ class Runtime:
                 settings.transit_mount, settings.transit_key_prefix, settings.kv_mount, frozenset(providers)
             )
             store = PostgresCredentialStore(database, settings)
-            log = PostgresAccessLog(database)
+            log = PostgresAccessLog(database, providers.account_typed)
             usage = UsageRecorder(store)
             stack.push_async_callback(usage.close)
             limits = BatchLimits(
@@ -127,6 +143,9 @@ class Runtime:
             kv_writes = FairQueue(at_once=settings.kv_writes_at_once, waiting=settings.max_waiting, name="kv-writes")
             stack.push_async_callback(kv_writes.aclose)
             opener = CredentialOpener(log, batches, usage)
+            handing_off = FairQueue(at_once=AT_ONCE, waiting=settings.max_waiting, name="handoffs")
+            stack.push_async_callback(handing_off.aclose)
+            wrapper = TransitWrapper(vault, wire, settings.transit_mount)
             sealed = SealedWriter(
                 store, ciphertexts, ciphers, kv_writes, intent_age_seconds=settings.intent_age_seconds
             )
@@ -143,6 +162,27 @@ class Runtime:
             reconciler = Reconciler(PostgresReconciliationStore(database, settings), ciphertexts, sealed, skew, layout)
             key_store = PostgresKeyStore(database)
             keys = KeyInventory(key_reader, key_store, layout)
+            controls = PostgresControlStore(database)
+            suspects = Suspects(controls)
+            under_way = UsesUnderWay(
+                controls, recheck_seconds=settings.recheck_seconds, grace_seconds=settings.recheck_grace_seconds
+            )
+            stack.push_async_callback(under_way.aclose)
+            provider_http = await stack.enter_async_context(provider_session(AuthenticatedRequest))
+            proxy = Proxy(
+                opener,
+                providers,
+                ProviderUpstream(provider_http, connect_seconds=settings.proxy_connect_seconds),
+                ProxyRules(settings.proxy_allow),
+                suspects,
+                under_way,
+                ProxyLimits(
+                    at_once=settings.proxy_calls_at_once,
+                    at_once_user=settings.proxy_calls_at_once_user,
+                    idle_seconds=settings.proxy_idle_seconds,
+                    call_seconds=settings.proxy_call_seconds,
+                ),
+            )
             identity = None
             if settings.oidc_issuer is not None:
                 issuer_http = await stack.enter_async_context(issuer_client(settings))
@@ -155,18 +195,26 @@ class Runtime:
                 reader=reader,
                 opener=opener,
                 writer=CredentialWriter(store, log, ciphertexts, sealed, opener, idempotency, providers, layout),
-                validator=CredentialValidator(store, opener, providers),
+                validator=CredentialValidator(store, opener, providers, suspects, ProviderPauses()),
+                hand_offs=HandOffs(log, log, cache, wrapper, layout, usage, handing_off),
+                proxy=proxy,
+                rate_limits=RateLimits(settings),
                 readiness=_readiness(settings, vault, database, cipher, layout, reconciler, SkewWatch(skew)),
                 reconciler=reconciler,
                 skew=skew,
                 skew_mender=SkewMender(skew_store, ciphertexts, layout),
                 keys=keys,
                 key_jobs=KeyJobs(key_store, keys, wait_seconds=settings.job_wait_seconds),
+                suspensions=Suspensions(controls, under_way),
+                suspects=suspects,
+                under_way=under_way,
                 identity=identity,
                 collector=collector,
             )
             if background:
-                await stack.enter_async_context(_reconciling(reconciler, settings.reconcile_interval))
+                await stack.enter_async_context(reconciling(reconciler, settings))
+                if settings.disable_suspects:
+                    await stack.enter_async_context(sweeping(suspects, settings))
                 if (rotator := settings.as_rotator()) is not None:
                     await stack.enter_async_context(rotating(rotator))
             if collector is not None:
@@ -235,27 +283,6 @@ def _readiness(
         advisers={"skew": skew.advice},
         timeout=settings.vault_timeout + settings.database_timeout,
     )
-
-
-@asynccontextmanager
-async def _reconciling(reconciler: Reconciler, interval: float) -> AsyncIterator[None]:
-    async def loop() -> None:
-        while True:
-            try:
-                report = await reconciler.run(apply=True)
-                if report.due or report.failed:
-                    _log.info("reconciled", extra={"removed": report.removed, "failed": report.failed})
-            except Exception as error:  # noqa: BLE001 - one round's trouble, whatever it is, must not end all rounds
-                _log.warning("reconciliation failed", extra={"exception": exception_location(error)})
-            await asyncio.sleep(interval)
-
-    task = asyncio.create_task(loop(), name="reconciliation")
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 # --- what the library's front door uses: one runtime for each event loop, from the environment or from `configure` ----

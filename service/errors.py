@@ -97,6 +97,10 @@ class ProxyRefused(CredentialsError):
     """This method and path are not among those that may be called."""
 
 
+class CallerGone(CredentialsError):
+    """The caller hung up, so what was done for it was stopped; nobody is left to be answered."""
+
+
 class SuspensionNotFound(CredentialsError):
     """Nobody of this name is suspended."""
 
@@ -291,3 +295,49 @@ class ProviderOutcomeUnknown(CredentialsError):
 
 class ProviderRefused(ProviderUnavailable):
     """The provider refused to answer (not because of the credential), so nothing is known about it."""
+
+
+# --- the orchestrator's client ------------------------------------------------------------------------------------
+
+
+class ServiceUnavailable(TemporarilyUnavailable):
+    """The service does not answer; nothing was changed by this request."""
+
+
+class ServiceOutcomeUnknown(CredentialsError):
+    """The request was sent and no whole answer came: nobody knows whether the service has done it."""
+
+
+class ServiceError(CredentialsError):
+    """The service answered with an error that this client has no class for, or that says nothing of its kind."""
+
+    def __init__(self, message: str | None = None, *, status: int = 0, name: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status."""
+        self.name = name
+        """The problem's name, as the last part of its `type`; empty where there is none."""
+
+
+class UnexpectedAnswer(CredentialsError):
+    """What answers is not this service, or another version of it."""
+
+
+class HandOffFailed(CredentialsError):
+    """The credential was handed off, and could not be unwrapped."""
+
+
+class HandOffExpired(HandOffFailed):
+    """The hand-off was not unwrapped in time; it is of no more use to anybody. Ask again."""
+
+
+class HandOffAlreadyUsed(HandOffFailed):
+    """Vault no longer knows a hand-off that has not expired: somebody else may have unwrapped it. Raise an alarm."""
+
+
+class HandOffMisdirected(HandOffFailed):
+    """The hand-off points elsewhere than it may, so it was not unwrapped. Raise an alarm."""
+
+
+class HandOffUnreadable(HandOffFailed):
+    """What was unwrapped is not a pair of keys."""

@@ -1,4 +1,4 @@
-"""The one module that builds HTTP clients: of Vault (but `vault/wire.py`), providers, token issuer and this service.
+"""The one module that builds HTTP clients: of Vault (but `vault/wire.py`), providers, issuer; of commands to ask us.
 
 All are `httpx.AsyncClient`s over aiohttp's connections, because httpx's own pool collapses under concurrency
 (measured with 64 callers of Vault: 87 requests/s, over aiohttp 1,900). What every one of them guarantees:
@@ -9,6 +9,8 @@ All are `httpx.AsyncClient`s over aiohttp's connections, because httpx's own poo
   where secrets go and, over plain HTTP, the secrets themselves.
 - No cookie is kept or sent: a provider's cookie would tie one user's requests to the next user's.
 - Nothing is sent twice. Who knows whether repeating is safe repeats it.
+- A kept connection on which something came that nobody had asked for is not used again: it would be taken for the
+  answer to the next request, perhaps another user's.
 - What fails on the way is an `httpx.TransportError` with fixed text. `ConnectError` and `ConnectTimeout` mean
   that the request was not sent; any other may have arrived.
 
@@ -18,28 +20,22 @@ it raises: don't chain one to an error that leaves the caller's hands.
 """
 
 import asyncio
-import re
 import ssl
 from collections.abc import AsyncIterator, Coroutine
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from contextlib import asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from pathlib import Path
 from typing import Any
 
 import aiohttp
-import certifi
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from service.errors import ConfigurationError
+from service.http_fields import USER_AGENT, retry_after_seconds
 from service.settings import ProviderSettings, Settings
+from service.tls import tls_context, vault_tls
 
-USER_AGENT = "vault-credentials"
-MAX_RETRY_AFTER = 3600.0
 _ISSUER_TIMEOUT = 5.0
 _SERVICE_TIMEOUT = 75.0  # a rotation is waited for by the service, for up to a minute
-_SSL_OP_CLEANSE_PLAINTEXT = 0x2  # openssl/ssl.h, from 3.0; the ssl module has no name for it
 # Below the idle time-outs of what is asked (a load balancer's usual 60 s, Vault's 5 min), so that a kept
 # connection is dropped by us before the other side drops it under a request.
 _KEEPALIVE = 15.0
@@ -68,6 +64,16 @@ def provider_client(settings: ProviderSettings) -> httpx.AsyncClient:
     return _client(tls_context(), timeout=settings.provider_timeout, max_connections=100)
 
 
+@asynccontextmanager
+async def provider_session(request_class: type[aiohttp.ClientRequest]) -> AsyncIterator[aiohttp.ClientSession]:
+    """aiohttp's own session for `providers/upstream`, with the same guarantees; closed with the block.
+
+    How many connections it has is bounded by its user. A redirect is followed unless the request says no.
+    """
+    async with _session(tls_context(), 0, request_class=request_class) as session:
+        yield session
+
+
 def issuer_client(settings: Settings) -> httpx.AsyncClient:
     """A client for the OIDC issuer's discovery document and keys. Raises as `vault_tls`."""
     context = tls_context(cafile=settings.oidc_cacert, setting="CREDENTIALS_OIDC_CACERT")
@@ -77,27 +83,6 @@ def issuer_client(settings: Settings) -> httpx.AsyncClient:
 def service_client(url: str) -> httpx.AsyncClient:
     """A client for this service itself, as the commands ask it. Raises ConfigurationError as `tls_context`."""
     return _client(tls_context(), base_url=url, timeout=_SERVICE_TIMEOUT, max_connections=4)
-
-
-def vault_tls(settings: Settings) -> ssl.SSLContext:
-    """How to speak TLS to Vault. The files are read here, once: renewed ones count from the next start.
-
-    Raises ConfigurationError where one of them can't be used; it names the setting, not what is in the file.
-    """
-    context = tls_context(
-        cafile=settings.vault_cacert, capath=settings.vault_capath, setting="VAULT_CACERT or VAULT_CAPATH"
-    )
-    if settings.vault_client_cert is not None:
-        try:
-            # An empty password: without one OpenSSL would ask for it on the terminal and wait.
-            context.load_cert_chain(settings.vault_client_cert, settings.vault_client_key, password="")
-        except (OSError, ValueError):
-            raise ConfigurationError(
-                "VAULT_CLIENT_CERT or VAULT_CLIENT_KEY: not a readable certificate and its unencrypted key"
-            ) from None
-    elif settings.vault_client_key is not None:
-        raise ConfigurationError("VAULT_CLIENT_KEY: is set without VAULT_CLIENT_CERT")
-    return context
 
 
 async def read_limited(response: httpx.Response, limit: int) -> bytes:
@@ -122,19 +107,6 @@ def retry_after(response: httpx.Response) -> float | None:
     return retry_after_seconds(response.headers.get("retry-after", ""))
 
 
-def retry_after_seconds(value: str) -> float | None:
-    """What `Retry-After` (RFC 9110, 10.2.3) says, in seconds, 0 to an hour; None where it says nothing."""
-    value = value.strip()
-    if re.fullmatch(r"[0-9]+", value):
-        return MAX_RETRY_AFTER if len(value) > 6 else min(float(value), MAX_RETRY_AFTER)
-    try:
-        at = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
-    return min(max((at - datetime.now(UTC)).total_seconds(), 0.0), MAX_RETRY_AFTER)
-
-
 def _client(
     context: ssl.SSLContext,
     *,
@@ -155,35 +127,38 @@ def _client(
     )
 
 
-def tls_context(
-    *, cafile: Path | None = None, capath: Path | None = None, setting: str = "SSL_CERT_FILE or SSL_CERT_DIR"
-) -> ssl.SSLContext:
-    """A TLS context that always verifies. A private CA is the only one trusted; else the system's are (or
-    `SSL_CERT_FILE`'s). Raises ConfigurationError, naming `setting`, where the files can't be used.
-    """
-    # Not ssl.create_default_context: it writes the session keys, which open a recording, to $SSLKEYLOGFILE.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # OpenSSL wipes its record buffers after handing them over, so that no decrypted answer stays in them.
-    context.options |= _SSL_OP_CLEANSE_PLAINTEXT
-    try:
-        if cafile is not None or capath is not None:
-            if capath is not None and not capath.is_dir():  # OpenSSL takes a missing folder for an empty one
-                raise FileNotFoundError
-            context.load_verify_locations(cafile, capath)
-        elif _system_has_certificates():
-            context.load_default_certs()
-        else:
-            context.load_verify_locations(certifi.where())
-    except (OSError, ValueError):
-        raise ConfigurationError(f"{setting}: not readable CA certificates") from None
-    return context
+class UnmixedRequest(aiohttp.ClientRequest):
+    """A request that isn't sent over a connection which holds bytes of an answer already."""
+
+    def check(self, conn: Any) -> None:
+        """Raises aiohttp's ClientConnectionError, having closed the connection and sent nothing, if it does.
+
+        aiohttp looks only when a connection is given back, and not when it is taken out again.
+        """
+        if conn.protocol is None or conn.protocol.should_close:
+            conn.close()
+            raise aiohttp.ClientConnectionError("the connection holds an answer that nobody asked for")
+
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        """As aiohttp's."""
+        self.check(conn)
+        return await super().send(conn)
 
 
-def _system_has_certificates() -> bool:
-    """Slim images and standalone Pythons often have none."""
-    paths = ssl.get_default_verify_paths()
-    return bool(paths.cafile) or (bool(paths.capath) and any(Path(paths.capath).iterdir()))
+def _session(
+    context: ssl.SSLContext, max_connections: int, *, request_class: type[aiohttp.ClientRequest] = UnmixedRequest
+) -> aiohttp.ClientSession:
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=context, limit=max_connections, keepalive_timeout=_KEEPALIVE),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+        request_class=request_class,
+    )
+    # aiohttp sends GET, PUT and DELETE again by itself when a connection breaks. There is no public
+    # switch; its own test client sets the same attribute. The tests count what arrives.
+    session._retry_connection = False
+    return session
 
 
 class _Transport(AiohttpTransport):
@@ -195,16 +170,7 @@ class _Transport(AiohttpTransport):
 
     def _open_session(self) -> aiohttp.ClientSession:
         """Called at the first request, as aiohttp wants to be in its event loop."""
-        connector = aiohttp.TCPConnector(
-            ssl=self.ssl_context, limit=self.limits.max_connections or 0, keepalive_timeout=_KEEPALIVE
-        )
-        session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False
-        )
-        # aiohttp sends GET, PUT and DELETE again by itself when a connection breaks. There is no public
-        # switch; its own test client sets the same attribute. The tests count what arrives.
-        session._retry_connection = False
-        return session
+        return _session(self.ssl_context, self.limits.max_connections or 0)
 
     def handle_async_request(self, request: httpx.Request) -> Coroutine[Any, Any, httpx.Response]:
         # Not a coroutine itself, as its frame would wait, or raise, with the request: whose `vars` show its headers.

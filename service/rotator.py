@@ -22,7 +22,7 @@ from service.postgres.pool import Database
 from service.postgres.rotation_store import PostgresRotationStore
 from service.postgres.seal_store import PostgresSealStore
 from service.postgres.skew_store import PostgresSkewStore
-from service.providers.registry import CREDENTIAL_TYPES
+from service.providers.registry import credential_types
 from service.settings import Settings
 from service.vault.ciphertext_store import KvCiphertextStore
 from service.vault.event_signer import KvSealAnchor, TransitEventSigner
@@ -71,7 +71,7 @@ class Rotator:
             keys = TransitKeyRing(vault, wire, settings.transit_mount)
             ciphertexts = KvCiphertextStore(vault, settings.kv_mount)
             layout = VaultLayout(
-                settings.transit_mount, settings.transit_key_prefix, settings.kv_mount, CREDENTIAL_TYPES
+                settings.transit_mount, settings.transit_key_prefix, settings.kv_mount, credential_types(settings)
             )
             seals, anchor = PostgresSealStore(database), KvSealAnchor(vault, settings.kv_mount)
             skew = SkewDetector(PostgresSkewStore(database, settings), ciphertexts, keys, seals, anchor, layout)

@@ -34,8 +34,9 @@ class LimitedProtocol(HttpToolsProtocol):
     after the request's first byte, is closed; between requests uvicorn's own idle time-out holds. Beyond
     `max_connections` at once, further ones are closed as they come. A client that leaves what was written to it, of any
     answer, for `unread_seconds` is cut off, which the application sees as its going away; until all of it is taken, no
-    more is written. What the kernel's buffers hold counts as taken. Does not: bound how long a body takes, nor an
-    answer that is read slowly.
+    more is written. What the kernel's buffers hold counts as taken. A chunked body's trailers are dropped, and a target
+    with a fragment, which no request has (RFC 9112, 3.2), is answered with 400; so is a version of HTTP other than 1.0
+    and 1.1. Does not: bound how long a body takes, nor an answer that is read slowly.
     """
 
     max_head_bytes: ClassVar[int] = 65_536
@@ -92,7 +93,16 @@ class LimitedProtocol(HttpToolsProtocol):
         """A head is complete: its request runs on other clocks."""
         self._held = 0
         self._stop_deadline()
+        # uvicorn answers what a callback raises with 400.
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            raise ValueError("another version of HTTP")
+        if b"#" in self.url:
+            # The parser would drop it, and with it whatever somebody before us took for the path.
+            raise ValueError("a target has a fragment")
         super().on_headers_complete()
+        # uvicorn appends a body's trailers to the headers that the application has: an Authorization, or an X-User-Id,
+        # that nobody before us has seen as one (RFC 9110, 6.5.1).
+        self.headers = []
 
     def on_body(self, body: bytes) -> None:
         """Some of a body was handed over; how much of it is taken is the application's to say."""

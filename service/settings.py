@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsError
 
+from service.addresses import http_url
 from service.errors import ConfigurationError
 from service.names import name_problem
-from service.setting_types import CONFIG, env, http_url
+from service.setting_types import CONFIG, env
 from service.use_settings import UseSettings
 
 
@@ -63,13 +64,21 @@ class ProviderSettings(BaseSettings):
         default=False, description="Vault, issuer and providers may be asked over http, which is not encrypted."
     )
     alpaca_base_url: str = Field(default="https://paper-api.alpaca.markets", validation_alias=env("ALPACA_BASE_URL"))
+    alpaca_data_url: str | None = Field(
+        default=None,
+        validation_alias=env("ALPACA_DATA_URL"),
+        description="Market data. By default https://data.alpaca.markets, or ALPACA_BASE_URL if that isn't Alpaca's.",
+    )
     polygon_base_url: str = Field(default="https://api.polygon.io", validation_alias=env("POLYGON_BASE_URL"))
+    extra_providers: tuple[str, ...] = Field(
+        default=(), description="Further providers' classes, as `module:Class`: what they name becomes part of this."
+    )
     provider_timeout: float = Field(default=10.0, gt=0, description="Seconds for one request to a provider.")
 
-    @field_validator("alpaca_base_url", "polygon_base_url")
+    @field_validator("alpaca_base_url", "alpaca_data_url", "polygon_base_url")
     @classmethod
-    def _is_provider_url(cls, value: str, info: ValidationInfo) -> str:
-        return http_url(value, allow_plain=info.data.get("allow_plain_http", False))
+    def _is_provider_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return None if value is None else http_url(value, allow_plain=info.data.get("allow_plain_http", False))
 
 
 class Settings(UseSettings, ProviderSettings, ProcessSettings):

@@ -33,6 +33,9 @@ class UseSettings(BaseSettings):
     )
     proxy_call_seconds: float = Field(default=300.0, gt=0, le=3600, description="How long a proxied call may last.")
     proxy_calls_at_once: int = Field(default=256, ge=1, le=1000, description="Proxied calls under way; more get 503.")
+    proxy_calls_at_once_user: int = Field(
+        default=64, ge=1, le=1000, description="The same, for each user: one who is slow doesn't stop all others."
+    )
     recheck_seconds: float = Field(
         default=0.5, gt=0, le=10, description="How often calls under way are looked at for a suspension."
     )

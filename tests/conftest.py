@@ -5,7 +5,7 @@
 """
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 
 from service.errors import ConfigurationError
 from service.localstack import vault_container
+from service.localstack.provisioning import CREDENTIAL_TYPES
 from service.localstack.stack import local_stack
 from service.localstack.vault_binary import find_vault
 
@@ -76,8 +77,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @contextmanager
-def start_stack(folder: Path) -> Iterator["Stack"]:
-    """A stack on the chosen backend."""
+def start_stack(folder: Path, types: Sequence[str] = CREDENTIAL_TYPES) -> Iterator["Stack"]:
+    """A stack on the chosen backend, for these types of credentials."""
     from tests.support import Stack
 
     environment = {name: value for name, value in os.environ.items() if name != "CREDENTIALS_LOCAL_VAULT"}
@@ -85,7 +86,7 @@ def start_stack(folder: Path) -> Iterator["Stack"]:
         way = os.environ.get("CREDENTIALS_LOCAL_VAULT")
         if way:
             environment["CREDENTIALS_LOCAL_VAULT"] = way
-        with local_stack(folder, environment, print) as local:
+        with local_stack(folder, environment, print, types) as local:
             yield Stack(local)
         return
     from testcontainers.community.postgres import PostgresContainer
@@ -93,7 +94,7 @@ def start_stack(folder: Path) -> Iterator["Stack"]:
     environment["CREDENTIALS_LOCAL_VAULT"] = "docker"
     with PostgresContainer(POSTGRES_IMAGE, driver=None) as postgres:
         environment["DATABASE_URL"] = postgres.get_connection_url()
-        with local_stack(folder, environment, print) as local:
+        with local_stack(folder, environment, print, types) as local:
             yield Stack(local)
 
 

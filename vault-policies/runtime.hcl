@@ -25,6 +25,8 @@ path "transit/encrypt/credentials-polygon" {
   }
 }
 
+# A hand-off is a decryption whose answer is wrapped, which needs no right of its own. No `max_wrapping_ttl`: it would
+# refuse every decryption that is not wrapped. (The service sees to it that a hand-off lasts 300 s at most.)
 path "transit/decrypt/credentials-alpaca" {
   capabilities = ["update"]
   allowed_parameters = {

@@ -32,11 +32,11 @@ class DirectRoute(APIRoute):
     """A route as FastAPI's, and faster where it is of the plain kind.
 
     Plain is: the endpoint and all that it depends on are async functions, whose parameters are the request, the
-    response, strings of the path, `_documented` ones, and further dependencies; the endpoint returns a pydantic model.
-    Guarantees, then: each dependency is called once for a request, in FastAPI's order, before the endpoint; one that
-    raises ends it; the answer is the model's JSON with the status and headers that FastAPI would give it. Any other
-    route is left to FastAPI, whole, and so is one that gets into an application by `include_router`. Does not: look at
-    `app.dependency_overrides`.
+    response, strings of the path, `_documented` ones, and further dependencies; the endpoint returns a pydantic model,
+    or, as its annotation says, a response. Guarantees, then: each dependency is called once for a request, in FastAPI's
+    order, before the endpoint; one that raises ends it; the answer is the model's JSON with the status and headers that
+    FastAPI would give it, or the response. Any other route is left to FastAPI, whole, and so is one that gets into an
+    application by `include_router`. Does not: look at `app.dependency_overrides`.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -46,7 +46,11 @@ class DirectRoute(APIRoute):
         if plan is not None:
             # In the place of what would catch errors, which the application does around its routes with the same
             # handlers, and close what dependencies left open, which these have nothing of.
-            self.app = _application(plan, self.response_model, self.status_code or 200)
+            self.app = (
+                _responding(plan)
+                if self.response_model is None
+                else _application(plan, self.response_model, self.status_code or 200)
+            )
 
 
 def _application(plan: _Plan, model: type[BaseModel], status: int) -> ASGIApp:
@@ -69,9 +73,23 @@ def _application(plan: _Plan, model: type[BaseModel], status: int) -> ASGIApp:
     return answer
 
 
+def _responding(plan: _Plan) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        found: dict[object, Any] = {Request: request, Response: Response(), None: None, **scope["path_params"]}
+        for function, parameters in plan:
+            found[function] = await function(**{name: found[source] for name, source in parameters})
+        await found[plan[-1][0]](scope, receive, send)
+
+    return answer
+
+
 def plan_of(route: APIRoute) -> _Plan | None:
     """What a plain route calls; None for a route that is left to FastAPI."""
-    if not (
+    if _returns_response(route.endpoint):
+        if route.dependencies or route.max_body_size is not None or route.response_model is not None:
+            return None
+    elif not (
         isinstance(route.response_class, DefaultPlaceholder)
         and inspect.isclass(route.response_model)
         and issubclass(route.response_model, BaseModel)
@@ -89,6 +107,11 @@ def plan_of(route: APIRoute) -> _Plan | None:
     except _NotPlain:
         return None
     return tuple(plan.items())
+
+
+def _returns_response(endpoint: _Function) -> bool:
+    returned = get_type_hints(endpoint).get("return")
+    return inspect.isclass(returned) and issubclass(returned, Response)
 
 
 class _NotPlain(Exception):

@@ -20,6 +20,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
+from service.api.rate_limiting import HEADERS as RATE_LIMIT_HEADERS
 from service.api.validation_problems import problems_of
 from service.exception_location import exception_location
 from service.observability import current_request_id
@@ -246,6 +247,8 @@ def _documented(status: int, answers: Iterable[Answer]) -> dict[str, Any]:
     answers = list(answers)
     if status == 401:
         headers["WWW-Authenticate"] = {"description": "RFC 6750.", "schema": {"type": "string"}}
+    if status == 429:
+        headers.update(RATE_LIMIT_HEADERS)
     if any(answer.retry_after is not None for answer in answers):
         headers["Retry-After"] = {"description": "Seconds, where waiting helps.", "schema": {"type": "integer"}}
     slugs = ", ".join(f"`{slug}`" for slug in dict.fromkeys(answer.slug for answer in answers))

@@ -27,7 +27,9 @@ from service.schemas.credential_schemas import (
     UpdateCredentialRequest,
     ValidateCredentialRequest,
 )
+from service.schemas.handoff_schemas import HandOffFailureRequest, HandOffRequest
 from service.schemas.key_schemas import RetireRequest
+from service.schemas.suspension_schemas import SuspendRequest
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Taken = TypeVar("Taken")
@@ -56,6 +58,16 @@ class JsonBody(Generic[Schema, Taken]):
         with await _read(request, runtime.settings.max_body_bytes) as raw:
             members = _parse(raw)
         return self._take(validated(self._schema, members))
+
+
+class OptionalJsonBody(JsonBody[Schema, Taken]):
+    """As `JsonBody`; a request without a body (RFC 9110, 6.4.1) is taken for one with `{}`."""
+
+    async def __call__(self, request: Request, runtime: ApiRuntime) -> Taken:
+        headers = request.headers
+        # Whatever its Content-Type says: some clients send one with each POST.
+        told = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        return await super().__call__(request, runtime) if told else self._take(self._schema())
 
 
 class Members:
@@ -187,3 +199,6 @@ StoreBody = Annotated[StoreFields, Depends(JsonBody(StoreCredentialRequest, Stor
 UpdateBody = Annotated[UpdateFields, Depends(JsonBody(UpdateCredentialRequest, UpdateFields.of))]
 ValidateBody = Annotated[ValidateFields, Depends(JsonBody(ValidateCredentialRequest, ValidateFields.of))]
 RetireBody = Annotated[RetireRequest, Depends(JsonBody(RetireRequest, lambda body: body))]
+HandOffBody = Annotated[HandOffRequest, Depends(OptionalJsonBody(HandOffRequest, lambda body: body))]
+HandOffFailureBody = Annotated[HandOffFailureRequest, Depends(JsonBody(HandOffFailureRequest, lambda body: body))]
+SuspendBody = Annotated[SuspendRequest, Depends(OptionalJsonBody(SuspendRequest, lambda body: body))]

@@ -16,7 +16,7 @@ router = APIRouter(tags=["health"], responses=documented(500))
 
 
 class ProcessMetrics(MetricsSource):
-    """What is in force in this process, how often garbage was collected, and the memory for secrets.
+    """What is in force in this process, how often garbage was collected, uses refused, and the memory for secrets.
 
     Read when they are asked for; what is in force is found out once, at the first time.
     """
@@ -47,6 +47,14 @@ class ProcessMetrics(MetricsSource):
             yield CounterMetricFamily(
                 "credentials_garbage_collection_seconds", "The time they took.", collector.seconds
             )
+        limits = getattr(getattr(self._app.state, "runtime", None), "rate_limits", None)
+        if limits is not None:
+            refused = CounterMetricFamily(
+                "credentials_rate_limited", "Uses that a rate limit refused.", labels=("use", "limit")
+            )
+            for (use, limit), count in sorted(limits.refused.items()):
+                refused.add_metric((use, limit), count)
+            yield refused
         yield GaugeMetricFamily(
             "credentials_secret_memory_bytes", "Memory mapped for secrets.", secret_pages.mapped_bytes()
         )

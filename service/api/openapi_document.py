@@ -13,13 +13,18 @@ from service.schemas.credential_schemas import (
     UpdateCredentialRequest,
     ValidateCredentialRequest,
 )
+from service.schemas.handoff_schemas import HandOffFailureRequest, HandOffRequest
 from service.schemas.key_schemas import RetireRequest
+from service.schemas.suspension_schemas import SuspendRequest
 
 _SCHEMAS: tuple[type[BaseModel], ...] = (
     StoreCredentialRequest,
     UpdateCredentialRequest,
     ValidateCredentialRequest,
     RetireRequest,
+    HandOffRequest,
+    HandOffFailureRequest,
+    SuspendRequest,
     FieldProblem,
     Problem,
 )
@@ -28,15 +33,14 @@ _KEY = {"maxLength": MAX_KEY_LENGTH, "pattern": "^[!-~]([ -~]*[!-~])?$"}
 _KEY_OR_NONE = {"maxLength": MAX_KEY_LENGTH, "pattern": "^([!-~]([ -~]*[!-~])?)?$"}
 _BOUNDS: dict[str, dict[str, Any]] = {
     "account_id": {"format": "uuid"},
-    "credential_type": {"enum": ["alpaca", "polygon"]},
     "api_key": _KEY,
     "secret_key": _KEY_OR_NONE,
 }
-"""What the service checks of a body's fields, beyond the schemas' types."""
+"""What the service checks of a body's fields, beyond the schemas' types. (Of `credential_type`, see below.)"""
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Makes `app.openapi()` the complete document, built once."""
+    """Makes `app.openapi()` the complete document, built once. `app.state.credential_types` are those it lists."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -56,13 +60,14 @@ def _document(app: FastAPI) -> dict[str, Any]:
         license_info=app.license_info,
     )
     components = document.setdefault("components", {}).setdefault("schemas", {})
+    bounds = {**_BOUNDS, "credential_type": {"enum": sorted(app.state.credential_types)}}
     for schema in _SCHEMAS:
         described = schema.model_json_schema(ref_template="#/components/schemas/{model}")
         described.pop("$defs", None)  # each of them is in the list above
         for name, field in described["properties"].items():
             # Of a field that may be null, the string.
             next((choice for choice in field.get("anyOf", ()) if choice["type"] == "string"), field).update(
-                _BOUNDS.get(name, {})
+                bounds.get(name, {})
             )
         components[schema.__name__] = described
     for operations in document["paths"].values():

@@ -105,6 +105,9 @@ class CredentialQuery(PageQuery):
     used: Annotated[bool, BeforeValidator(_bool)] | None = Field(
         default=None, description="Only those that have ever been opened (true), or never (false)."
     )
+    suspect: Annotated[bool, BeforeValidator(_bool)] | None = Field(
+        default=None, description="Only those whose present keys their provider refuses (true), or the others (false)."
+    )
 
     def as_filter(self) -> CredentialFilter:
         """In the domain's terms."""
@@ -115,6 +118,7 @@ class CredentialQuery(PageQuery):
             updated_before=self.updated_before,
             validated=self.validated,
             used=self.used,
+            suspect=self.suspect,
         )
 
 

@@ -7,9 +7,13 @@ from fastapi import Depends, Request
 from service.modules.credential_reader import CredentialReader
 from service.modules.credential_validator import CredentialValidator
 from service.modules.credential_writer import CredentialWriter
+from service.modules.handoff import HandOffs
 from service.modules.key_inventory import KeyInventory
 from service.modules.key_jobs import KeyJobs
+from service.modules.proxy import Proxy
+from service.modules.rate_limits import RateLimits
 from service.modules.readiness import Readiness
+from service.modules.suspensions import Suspensions
 from service.settings import Settings
 
 
@@ -25,9 +29,17 @@ class Runtime(Protocol):
     @property
     def validator(self) -> CredentialValidator: ...
     @property
+    def hand_offs(self) -> HandOffs: ...
+    @property
+    def proxy(self) -> Proxy: ...
+    @property
+    def rate_limits(self) -> RateLimits: ...
+    @property
     def keys(self) -> KeyInventory: ...
     @property
     def key_jobs(self) -> KeyJobs: ...
+    @property
+    def suspensions(self) -> Suspensions: ...
     @property
     def readiness(self) -> Readiness: ...
 

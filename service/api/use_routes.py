@@ -8,15 +8,15 @@ from service.api.direct_route import DirectRoute
 from service.api.error_responses import documented
 from service.api.json_body import ValidateBody, body_schema
 from service.api.query_parameters import NoQuery
+from service.api.rate_limiting import HEADERS, MayValidateGivenNow, MayValidateNow
 from service.api.runtime import ApiRuntime
-from service.authz.dependencies import MayValidate, MayValidateGiven
 from service.modules.records import ProviderVerdict
 from service.schemas.credential_schemas import ValidateCredentialRequest, ValidateCredentialResponse
 
 router = APIRouter(
     prefix="/v1",
     tags=["use"],
-    responses=documented(401, 403, 422, 500, 502, 503),
+    responses={200: {"headers": HEADERS}, **documented(401, 403, 422, 429, 500, 502, 503)},
     route_class=DirectRoute,
 )
 
@@ -27,7 +27,7 @@ router = APIRouter(
     openapi_extra=body_schema(ValidateCredentialRequest),
 )
 async def validate_given_keys(
-    access: MayValidateGiven, runtime: ApiRuntime, _query: NoQuery, body: ValidateBody
+    access: MayValidateGivenNow, runtime: ApiRuntime, _query: NoQuery, body: ValidateBody
 ) -> ValidateCredentialResponse:
     """Tries Alpaca keys without storing them. A provider that can't be asked is an error, never "invalid"."""
     with body.api_key as api_key, body.secret_key as secret_key:
@@ -43,7 +43,7 @@ async def not_a_credential() -> None:
 
 @router.post("/credentials/{credential_id}/validate", responses=documented(404, 409))
 async def validate_stored_keys(
-    access: MayValidate, runtime: ApiRuntime, _query: NoQuery, credential_id: CredentialId
+    access: MayValidateNow, runtime: ApiRuntime, _query: NoQuery, credential_id: CredentialId
 ) -> ValidateCredentialResponse:
     """Tries a stored credential, and notes what came of it."""
     return _shown(await runtime.validator.validate_stored(access, credential_id))

@@ -10,10 +10,10 @@ from typing import Any, Self
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from service.addresses import http_url
 from service.commands.options import need_local_extra
 from service.errors import ConfigurationError, CredentialsError
 from service.http_clients import service_client
-from service.setting_types import http_url
 from service.settings import load_provider_settings
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750, 2.1
@@ -119,7 +119,8 @@ class ServiceClient:
     async def call(
         self, method: str, path: str, *schemas: type[BaseModel], body: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """One request; the status and the JSON object of an answer that is a success, as one of these schemas.
+        """One request; the status and the JSON object of an answer that is a success, as one of these schemas, or
+        nothing where none is given.
 
         Raises:
             ServiceProblem: it was refused, or what answers is another program. ServiceUnreachable: no answer now.
@@ -128,6 +129,8 @@ class ServiceClient:
         if response.status_code == httpx.codes.UNAUTHORIZED and self._target.may_be_renewed:
             self._token = None
             response = await self._send(method, path, body)
+        if not schemas and response.status_code == httpx.codes.NO_CONTENT:
+            return response.status_code, {}
         document: Any = None
         with suppress(ValueError):
             document = response.json()

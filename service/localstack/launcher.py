@@ -20,7 +20,9 @@ from service.localstack.state_dir import StateDir
 from service.memory.hardening import log_zeroing
 from service.memory.zeroing import in_force
 from service.observability import configure_logging
+from service.providers.registry import credential_types
 from service.server import serve, tcp_socket
+from service.settings import load_provider_settings
 
 
 def run(port: int, state_dir: Path, progress: Callable[[str], None]) -> None:
@@ -33,9 +35,10 @@ def run(port: int, state_dir: Path, progress: Callable[[str], None]) -> None:
     state = StateDir(state_dir)
     state.check_owner()
     state.check_unused()
+    types = sorted(credential_types(load_provider_settings()))
     listener = _bound(port)
     try:
-        with listener, local_stack(state_dir, os.environ, progress) as stack:
+        with listener, local_stack(state_dir, os.environ, progress, types) as stack:
             port = listener.getsockname()[1]
             stack.note(port=port)
             settings = stack.settings(host="127.0.0.1", port=port)

@@ -5,6 +5,7 @@ The Terraform module in `vault-policies/terraform` reads the same files.
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,9 @@ from service.errors import ConfigurationError
 _HERE = Path(__file__).parent
 _SEAL_RULE = 'path "sys/seal" {\n  capabilities = ["update", "sudo"]\n}\n'
 _PATH_LINE = re.compile(r'^path "([^"]+)"', re.MULTILINE)
+_COMMENT = re.compile("^#.*\n", re.MULTILINE)
+_PATTERN_KEY = "/credentials-alpaca"
+"""The key whose rules those of a type that the policy files don't name are made after."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,33 @@ def fitted(policy: str, names: VaultNames) -> str:
     return _PATH_LINE.sub(rename, policy)
 
 
-def role_policies(names: VaultNames) -> dict[str, str]:
-    """Every production role's policy, by the name it has in Vault.
+def with_types(policy: str, types: Iterable[str]) -> str:
+    """The policy's text with rules about these types' keys: those of a type that it doesn't name are Alpaca's.
+
+    Each still names its key in full. `modules/description` of the Terraform module does the same.
+    """
+    missing = [each for each in types if not re.search(rf'/credentials-{re.escape(each)}["/]', policy)]
+    rules = []
+    for rule in policy.split("\n\n"):
+        bare = _COMMENT.sub("", rule)
+        rules += [
+            rule,
+            *(bare.replace(_PATTERN_KEY, f"/credentials-{each}") for each in missing if _PATTERN_KEY in bare),
+        ]
+    return "\n\n".join(rules)
+
+
+def role_policies(names: VaultNames, types: Sequence[str] | None = None) -> dict[str, str]:
+    """Every production role's policy, by the name it has in Vault. `types`: by default those of `described`.
 
     Raises as `policy_file` and `fitted`.
     """
     files = {names.role: "runtime", names.rotator: "rotator", names.operator: "operator", names.auditor: "auditor"}
-    return {name: fitted(policy_file(file).read_text(encoding="utf-8"), names) for name, file in files.items()}
+    types = described()["credential_types"] if types is None else types
+    return {
+        name: fitted(with_types(policy_file(file).read_text(encoding="utf-8"), types), names)
+        for name, file in files.items()
+    }
 
 
 def _installed(name: str) -> Path:
@@ -110,12 +134,12 @@ def _installed(name: str) -> Path:
     raise ConfigurationError(f"vault-policies/{name} is missing from this installation")
 
 
-def local_operator_policy(names: VaultNames, *, may_seal: bool) -> str:
+def local_operator_policy(names: VaultNames, types: Sequence[str], *, may_seal: bool) -> str:
     """The policy of the local stack's operator token. It is no production role's.
 
     `may_seal` is for a Vault that is nobody else's: it is unsealed at the next start.
     """
-    policy = fitted((_HERE / "local-operator.hcl").read_text(encoding="utf-8"), names)
+    policy = fitted(with_types((_HERE / "local-operator.hcl").read_text(encoding="utf-8"), types), names)
     return policy + _SEAL_RULE if may_seal else policy
 
 

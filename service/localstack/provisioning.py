@@ -24,7 +24,8 @@ from service.localstack.policies import (
 )
 from service.localstack.vault_admin import VaultAdmin
 
-CREDENTIAL_TYPES = ("alpaca", "polygon")
+CREDENTIAL_TYPES: tuple[str, ...] = tuple(described()["credential_types"])
+"""Those that the Vault of every installation has keys for."""
 
 _PERIOD = "768h"  # the longest lease a Vault grants by default; it begins anew at each renewal
 
@@ -40,7 +41,7 @@ class AppRoleLogin:
 def provision(
     vault: VaultAdmin, installation_id: UUID, names: VaultNames, types: Sequence[str] = CREDENTIAL_TYPES
 ) -> None:
-    """Mounts, keys, policies, AppRole roles, audited header and installation id.
+    """Mounts, keys, policies, AppRole roles, audited header and installation id; `types`: of credentials.
 
     Raises:
         InstallationMismatch: this Vault belongs to another Postgres database. Nothing has been changed.
@@ -63,7 +64,7 @@ def provision(
         _key(vault, names, names.type_key(credential_type), wanted["keys"]["credential_type"])
     _key(vault, names, names.idempotency_key, wanted["keys"]["idempotency"])
     _key(vault, names, names.events_key, wanted["keys"]["events"])
-    for policy, rules in role_policies(names).items():
+    for policy, rules in role_policies(names, types).items():
         _write_policy(vault, policy, rules)
     if f"{names.approle}/" not in vault.data("GET", "sys/auth"):
         vault.call("POST", f"sys/auth/{names.approle}", {"type": "approle"})
@@ -89,9 +90,16 @@ def rotator_login(vault: VaultAdmin, names: VaultNames, secret_id: str | None) -
     return _login(vault, f"auth/{names.approle}/role/{names.rotator}", secret_id)
 
 
-def operator_token(vault: VaultAdmin, names: VaultNames, kept: str | None, *, is_ours: bool) -> str:
+def operator_token(
+    vault: VaultAdmin,
+    names: VaultNames,
+    kept: str | None,
+    *,
+    is_ours: bool,
+    types: Sequence[str] = CREDENTIAL_TYPES,
+) -> str:
     """The local stack's operator token: the kept one if it still lives (renewed), else a new one. Never root."""
-    _write_policy(vault, "local-operator", local_operator_policy(names, may_seal=is_ours))
+    _write_policy(vault, "local-operator", local_operator_policy(names, types, may_seal=is_ours))
     return _kept_or_new(vault, "local-operator", kept)
 
 

@@ -1,7 +1,7 @@
 """The local stack: Postgres and Vault running, migrated, provisioned, and what everybody needs to use them."""
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,12 +136,16 @@ class LocalStack:
 
 @contextmanager
 def local_stack(
-    state_dir: Path, environment: Mapping[str, str], progress: Callable[[str], None]
+    state_dir: Path,
+    environment: Mapping[str, str],
+    progress: Callable[[str], None],
+    types: Sequence[str] = provisioning.CREDENTIAL_TYPES,
 ) -> Iterator[LocalStack]:
     """A stack for as long as the block lasts. What was started is stopped afterwards, and nothing else; data stays.
 
     `environment` is asked for `VAULT_ADDR`, `VAULT_TOKEN`, `DATABASE_URL` (as the tables' owner),
-    `CREDENTIALS_LOCAL_VAULT` and the names of mounts. Start it from a thread that lives as long as the stack.
+    `CREDENTIALS_LOCAL_VAULT` and the names of mounts; `types`: of credentials. Start it from a thread that lives as
+    long as the stack.
 
     Raises:
         ConfigurationError: the state folder is in use, there is no way to a Vault, a server does not start.
@@ -162,13 +166,13 @@ def local_stack(
             progress(f"Postgres: {postgres.origin}")
             with running_vault(source, state, progress) as vault, vault.admin() as admin:
                 progress(f"Vault: {vault.origin}")
-                keys = [names.type_key(each) for each in provisioning.CREDENTIAL_TYPES]
+                keys = [names.type_key(each) for each in types]
                 blocking(migrate(postgres.owner_url, transit_keys=keys))
                 installation = blocking(installation_id(postgres.owner_url))
                 if vault.is_ours:
                     # Before there is anything to audit, so that its log misses nothing.
                     provisioning.ensure_audited(admin, vault.audit_path, progress)
-                provisioning.provision(admin, installation, names)
+                provisioning.provision(admin, installation, names, types)
                 if not vault.is_ours:
                     provisioning.ensure_audited(admin, None, progress)
                 vault_tokens.ensure_roles(admin, names)
@@ -183,7 +187,9 @@ def local_stack(
                     operator_token=_keep(
                         state,
                         "operator.token",
-                        lambda kept: provisioning.operator_token(admin, names, kept, is_ours=vault.is_ours),
+                        lambda kept: provisioning.operator_token(
+                            admin, names, kept, is_ours=vault.is_ours, types=types
+                        ),
                     ),
                     role_id=runtime.role_id,
                     secret_id_file=state.write("secret-id", runtime.secret_id),

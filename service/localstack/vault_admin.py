@@ -7,7 +7,7 @@ from typing import Any, Self
 import httpx
 
 from service.errors import VaultDenied, VaultRefused, VaultSealed, VaultUnavailable
-from service.http_clients import tls_context
+from service.tls import tls_context
 
 _TIMEOUT = 15.0
 

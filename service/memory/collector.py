@@ -95,14 +95,14 @@ class Collector:
 
 class CollectAfterSecrets:
     """ASGI middleware: asks the runtime's collector, if it has one, to come by after a request that may have carried a
-    secret or opened one, however it ended: any but GET and HEAD.
+    secret or opened one, however it ended: any but GET and HEAD, and those too at a proxied call's address.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+        if scope["type"] != "http" or (scope["method"] in ("GET", "HEAD") and "/proxy/" not in scope["path"]):
             await self._app(scope, receive, send)
             return
         try:

@@ -14,6 +14,7 @@ from uuid import UUID
 from service.modules.credential_validator import validate_keys
 from service.modules.credential_writer import NewCredential
 from service.modules.ports import CallerConnection
+from service.modules.rate_limits import Use
 from service.modules.records import OwnerAccess
 from service.modules.secret_pair import copied
 
@@ -45,9 +46,11 @@ async def get_decrypted_alpaca_credential(
     Raises:
         ValueError: the credential is not this user's (or isn't there), not active, or not of type alpaca.
         service.errors.CredentialUnreadable: its parts in Vault and Postgres don't fit together.
+        service.errors.RateLimited: the settings set a limit on opens, and it is reached; `retry_after` has the seconds
+            until it isn't. Not a ValueError: nothing is wrong with the credential.
         service.errors.TemporarilyUnavailable: Vault or Postgres does not answer; `Busy`: too many opens wait.
     """
-    runtime, access = await _as_owner(user_id)
+    runtime, access = await _to_open(user_id)
     async with runtime.opener.reveal(access, credential_id, credential_type="alpaca", conn=conn) as keys:
         yield keys
 
@@ -57,7 +60,7 @@ async def get_decrypted_credential(
     conn: CallerConnection | None, credential_id: str | UUID, user_id: str
 ) -> AsyncIterator[tuple[str, str]]:
     """As `get_decrypted_alpaca_credential`, for every type; Polygon's secret key is an empty string."""
-    runtime, access = await _as_owner(user_id)
+    runtime, access = await _to_open(user_id)
     async with runtime.opener.reveal(access, credential_id, conn=conn) as keys:
         yield keys
 
@@ -108,6 +111,12 @@ async def validate_alpaca_credentials(api_key: str, secret_key: str) -> tuple[bo
         providers = await process_providers()
         verdict = await validate_keys(providers, "alpaca", api, secret)
     return verdict.is_valid, verdict.account_type
+
+
+async def _to_open(user_id: str) -> tuple["Runtime", OwnerAccess]:
+    runtime, access = await _as_owner(user_id)
+    runtime.rate_limits.take(Use.OPEN, access)
+    return runtime, access
 
 
 async def _as_owner(user_id: str) -> tuple["Runtime", OwnerAccess]:

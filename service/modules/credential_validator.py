@@ -2,11 +2,14 @@
 
 from uuid import UUID
 
+from service.errors import ProviderUnavailable
 from service.memory.plaintext import Plaintext
 from service.modules.credential_opener import CredentialOpener
 from service.modules.ports import CredentialStore, ProviderRegistry
+from service.modules.provider_pauses import ProviderPauses
 from service.modules.records import Action, Event, Outcome, OwnerAccess, ProviderVerdict
 from service.modules.secret_pair import check_key, copy_view, split_pair
+from service.modules.suspects import Suspects
 
 
 async def validate_keys(
@@ -27,13 +30,23 @@ class CredentialValidator:
     """Validates keys at their provider.
 
     Guarantees: "could not ask" is an error and never "invalid"; a verdict on keys that have been replaced meanwhile is
-    not noted. Does not: disable anything.
+    not noted; stored keys that are refused are noted as suspect; a provider that names a time to be asked again is not
+    asked about that credential before, by this process. Does not: disable anything.
     """
 
-    def __init__(self, store: CredentialStore, opener: CredentialOpener, providers: ProviderRegistry) -> None:
+    def __init__(
+        self,
+        store: CredentialStore,
+        opener: CredentialOpener,
+        providers: ProviderRegistry,
+        suspects: Suspects,
+        pauses: ProviderPauses,
+    ) -> None:
         self._store = store
         self._opener = opener
         self._providers = providers
+        self._suspects = suspects
+        self._pauses = pauses
 
     async def validate_given(
         self,
@@ -54,7 +67,9 @@ class CredentialValidator:
         Raises:
             CredentialDenied, CredentialUnreadable, ProviderUnavailable: nothing was noted.
         """
-        opened = await self._opener.open(access, credential_id, action=Action.VALIDATE, allow_inactive=True)
+        opened = await self._opener.open(
+            access, credential_id, action=Action.VALIDATE, allow_inactive=True, accept=self._pauses.check
+        )
         credential = opened.credential
         with (
             opened.pair,
@@ -62,7 +77,11 @@ class CredentialValidator:
             copy_view(api_view) as api_key,
             copy_view(secret_view) as secret_key,
         ):
-            verdict = await self._providers[credential.credential_type].validate(api_key, secret_key)
+            try:
+                verdict = await self._providers[credential.credential_type].validate(api_key, secret_key)
+            except ProviderUnavailable as error:
+                self._pauses.note(credential, error)
+                raise
         event = Event(
             access=access,
             credential_id=credential.id,
@@ -75,4 +94,8 @@ class CredentialValidator:
             transit_key_version=credential.transit_key_version,
         )
         await self._store.record_validation(credential, verdict, event)
+        if verdict.is_valid:
+            await self._suspects.accepted(access, credential)
+        else:
+            await self._suspects.refused(access, credential)
         return verdict

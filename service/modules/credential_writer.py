@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from service.errors import (
+    AccountTypeRefused,
     ConcurrentUpdate,
     CredentialNotFound,
     CredentialsError,
@@ -19,6 +20,7 @@ from service.errors import (
     PreconditionFailed,
 )
 from service.memory.plaintext import Plaintext
+from service.modules.account_type_guard import AccountTypeGuard
 from service.modules.credential_opener import CredentialOpener
 from service.modules.idempotency import Idempotency, RequestDigest
 from service.modules.input_checks import check_user_id, uuid_from
@@ -63,8 +65,9 @@ class NewCredential:
 class CredentialWriter:
     """Changes credentials.
 
-    Guarantees: a change and its event commit together; a version that somebody else has changed is never overwritten.
-    Does not: keep a deleted credential openable by anybody, ever.
+    Guarantees: a change and its event commit together; a version that somebody else has changed is never overwritten;
+    keys that an access for one type of account saves are of such an account. Does not: keep a deleted credential
+    openable by anybody, ever.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class CredentialWriter:
         self._idempotency = idempotency
         self._providers = providers
         self._layout = layout
+        self._guard = AccountTypeGuard(providers)
 
     async def store(
         self,
@@ -99,6 +103,7 @@ class CredentialWriter:
 
         Raises:
             InvalidInput: names the field. IdempotencyMismatch, IdempotentResultGone: of `idempotency_key`.
+            AccountTypeRefused, ProviderUnavailable: of an access for one type of account; nothing was stored.
             TemporarilyUnavailable: safe to send again with the same `idempotency_key`.
         """
         check_user_id(access.user_id)
@@ -113,6 +118,7 @@ class CredentialWriter:
             record = await self._idempotency.record(access, _STORE_ROUTE, idempotency_key, digest, draft.id)
         try:
             with join_pair(new.api_key, new.secret_key) as pair:
+                draft = await self._guard.checked(access, draft, pair)
                 return await self._insert(access, draft, pair, record, conn)
         except ConcurrentUpdate:
             # The same request, sent twice at once: the other one is committed, so this one's answer is there too.
@@ -158,6 +164,7 @@ class CredentialWriter:
         Raises:
             CredentialNotFound, PreconditionFailed, ConcurrentUpdate: nothing was changed.
             InvalidInput: names the field.
+            AccountTypeRefused, ProviderUnavailable: of an access for one type of account; nothing was changed.
         """
         action = Action.UPDATE
         if api_key is None and secret_key is None:
@@ -170,7 +177,8 @@ class CredentialWriter:
         async with self._completed(access, before, api_key, secret_key) as (whole_api_key, whole_secret_key):
             self._check_keys(before.credential_type, whole_api_key, whole_secret_key)
             with join_pair(whole_api_key, whole_secret_key) as pair:
-                return await self._replace(access, before, pair, action, is_active)
+                after = await self._guarded(access, before, action, pair)
+                return await self._replace(access, before, after, pair, action, is_active)
 
     @asynccontextmanager
     async def _completed(
@@ -207,14 +215,31 @@ class CredentialWriter:
         with opened.pair as pair:
             if opened.credential.row_version != before.row_version:
                 raise ConcurrentUpdate
-            return await self._replace(access, before, pair, Action.ROLLBACK, None)
+            after = await self._guarded(access, before, Action.ROLLBACK, pair)
+            return await self._replace(access, before, after, pair, Action.ROLLBACK, None)
+
+    async def _guarded(self, access: OwnerAccess, before: Credential, action: Action, pair: Plaintext) -> Credential:
+        """What the row will be, as far as its provider says. A refusal is recorded."""
+        try:
+            return await self._guard.checked(access, before, pair)
+        except (AccountTypeRefused, InvalidInput) as error:
+            reason = "account_type" if isinstance(error, AccountTypeRefused) else "keys_refused"
+            refused = replace(self._event(access, before, action), outcome=Outcome.DENIED, reason=reason)
+            await self._log.record([refused])
+            raise
 
     async def _replace(
-        self, access: OwnerAccess, before: Credential, pair: Plaintext, action: Action, is_active: bool | None
+        self,
+        access: OwnerAccess,
+        before: Credential,
+        after: Credential,
+        pair: Plaintext,
+        action: Action,
+        is_active: bool | None,
     ) -> Credential:
         reference = self._layout.checked(before)
         after = replace(
-            before,
+            after,
             is_active=before.is_active if is_active is None else is_active,
             reference=replace(reference, secret_version=reference.secret_version + 1),
         )

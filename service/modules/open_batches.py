@@ -20,6 +20,7 @@ from service.errors import (
     ConnectionBusy,
     CredentialsError,
     CredentialUnreadable,
+    InvalidInput,
     KeyVersionRetired,
     NothingToRollBack,
     ProxyRefused,
@@ -43,6 +44,7 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (CiphertextRejected, "ciphertext_rejected"),
     (CredentialUnreadable, "reference_mismatch"),
     (NothingToRollBack, "no_previous_secret"),
+    (InvalidInput, "invalid_input"),
     (ProxyRefused, "proxy_refused"),
     (AccountTypeUnknown, "account_type_unknown"),
     (TemporarilyUnavailable, "unavailable"),
@@ -133,7 +135,7 @@ class OpenBatches:
         reference, context = self._located(request, granted.credential)
         user_id = request.access.user_id
         seal = await self._ciphertexts.read(reference.kv_path, reference.kv_version, user_id=user_id)
-        _check_version(seal, reference)
+        check_version(seal, reference)
         try:
             return await self._ciphers.decrypt(
                 reference.transit_key, seal.ciphertext, context, batch_id=granted.batch_id, user_id=user_id
@@ -155,7 +157,7 @@ class OpenBatches:
                 reference, context = self._located(request, credential)
                 seal = self._ciphertexts.held(reference.kv_path, reference.kv_version)
                 if seal is not None:
-                    _check_version(seal, reference)
+                    check_version(seal, reference)
                     by_key[reference.transit_key].append((at, (seal.ciphertext, context)))
                 results.append(Granted(credential, batch_id))
             except CredentialsError as error:
@@ -244,7 +246,7 @@ class OpenBatches:
                 owner=granted.credential.user_id,
                 action=request.action,
                 outcome=Outcome.FAILED,
-                reason=next((reason for kind, reason in _REASONS if isinstance(error, kind)), "vault_refused"),
+                reason=failure_reason(error),
                 transit_key=granted.credential.transit_key,
                 transit_key_version=granted.credential.transit_key_version,
                 batch_id=granted.batch_id,
@@ -263,7 +265,13 @@ class OpenBatches:
         await asyncio.gather(*self._recording)
 
 
-def _check_version(seal: Seal, reference: TransitReference) -> None:
+def failure_reason(error: CredentialsError) -> str:
+    """What the event of a use that was granted and then failed gives as its reason."""
+    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "vault_refused")
+
+
+def check_version(seal: Seal, reference: TransitReference) -> None:
+    """Raises CredentialUnreadable where the ciphertext is not under the key version that its row says."""
     # Opening doesn't need the row's, but the events tell it and retiring a version counts by it.
     if seal.transit_key_version != reference.transit_key_version:
         raise CredentialUnreadable

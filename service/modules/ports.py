@@ -296,8 +296,8 @@ class Provider(Protocol):
         """Whether an answer of this status to a call says that the keys are not accepted."""
         ...
 
-    def accepts_keys(self, status: int) -> bool:
-        """Whether an answer of this status to a call shows that the keys are accepted."""
+    def accepts_keys(self, status: int, path: str) -> bool:
+        """Whether an answer of this status to a call of this path shows that the keys are accepted."""
         ...
 
 

@@ -313,6 +313,7 @@ class ProviderVerdict:
 class Suspension:
     """Nobody may use this user's credentials, or this account's (one of the two is given)."""
 
+    id: UUID
     user_id: str | None
     account_id: UUID | None
     reason: str | None

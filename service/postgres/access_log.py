@@ -22,6 +22,7 @@ from service.modules.records import (
     Event,
     EventFilter,
     OpenRequest,
+    Outcome,
     OwnerAccess,
     ReadAccess,
     RecordedEvent,
@@ -31,7 +32,7 @@ from service.postgres.queries import SQL
 from service.postgres.rows import credential_from, event_from
 
 # not_owner is not_found to the caller (invariant 9); the event keeps the difference for auditors.
-_DENIALS: dict[str, type[CredentialDenied]] = {
+DENIALS: dict[str, type[CredentialDenied]] = {
     "not_found": CredentialNotFound,
     "not_owner": CredentialNotFound,
     "wrong_type": WrongCredentialType,
@@ -45,7 +46,7 @@ _USES = frozenset({Action.OPEN, Action.HAND_OFF, Action.PROXY, Action.TRADE})
 
 
 class PostgresAccessLog:
-    """`AccessLog` on Postgres.
+    """`AccessLog` and `HandOffLog` on Postgres.
 
     Guarantees: what `authorise_opens` grants has an event, committed before it returns. Does not: say whether the
     decryption that followed worked; that is a further event.
@@ -80,7 +81,7 @@ class PostgresAccessLog:
         else:
             # In the caller's transaction a rollback would take the record with it: over our own pool instead.
             rows = await self._database.fetch(SQL["authorise_opens"], *arguments)
-        return [credential_from(row) if row["denial"] is None else _DENIALS[row["denial"]]() for row in rows]
+        return [credential_from(row) if row["denial"] is None else DENIALS[row["denial"]]() for row in rows]
 
     async def record(self, events: Sequence[Event]) -> None:
         async with self._database.connection() as conn:
@@ -90,6 +91,32 @@ class PostgresAccessLog:
         await self._database.execute(
             SQL["record_denied"], credential_id, access.user_id, access.actor, action.value, access.request_id
         )
+
+    async def record_unwrap_failure(
+        self, access: OwnerAccess, credential_id: UUID, handoff_id: UUID, reason: str
+    ) -> bool:
+        async with self._database.transaction() as conn:
+            await conn.execute(SQL["become_auditor"])
+            granted = await conn.fetchrow(
+                SQL["find_handoff"], credential_id, handoff_id, access.user_id, access.actor, reason
+            )
+        if granted is None:
+            return False
+        if not granted["reported"]:
+            event = Event(
+                access=access,
+                credential_id=credential_id,
+                account_id=granted["account_id"],
+                owner=granted["user_id"],
+                action=Action.HAND_OFF,
+                outcome=Outcome.FAILED,
+                reason=reason,
+                transit_key=granted["transit_key"],
+                transit_key_version=granted["transit_key_version"],
+                batch_id=handoff_id,
+            )
+            await self.record([event])
+        return True
 
     async def page(
         self, access: ReadAccess, wanted: EventFilter, after: Cursor | None, limit: int

@@ -69,6 +69,7 @@ class PostgresCredentialStore:
             wanted.updated_before,
             wanted.validated,
             wanted.used,
+            wanted.suspect,
             after.at if after else None,
             after.id if after else None,
             limit,
@@ -117,6 +118,9 @@ class PostgresCredentialStore:
                     reference.kv_path,
                     reference.kv_version,
                     reference.secret_version,
+                    credential.validation_state,
+                    credential.account_type,
+                    credential.last_validated_at,
                 )
                 await transaction.execute(SQL["record_event"], *event_arguments(event))
         except _BelowFloor:
@@ -153,6 +157,9 @@ class PostgresCredentialStore:
                     reference.secret_version,
                     after.is_active,
                     self._previous_hours,
+                    after.validation_state,
+                    after.account_type,
+                    after.last_validated_at,
                 )
                 if row is None:
                     raise ConcurrentUpdate

@@ -83,6 +83,17 @@ WHERE ($1::text IS NULL OR (user_id = $1 AND acting_user = $1))
 ORDER BY at DESC, id DESC
 LIMIT $11;
 
+-- name: find_handoff
+-- What was handed off under this id a short while ago, by this actor for this user; and whether $5 has been reported.
+-- (Hand-offs last five minutes at most. The bound on `at` keeps this to the newest end of the credential's index.)
+SELECT granted.user_id, granted.account_id, granted.transit_key, granted.transit_key_version,
+       EXISTS (SELECT FROM public.credential_events failed
+               WHERE failed.credential_id = $1 AND failed.at >= granted.at AND failed.batch_id = $2
+                 AND failed.action = 'handoff' AND failed.outcome = 'failed' AND failed.reason = $5) AS reported
+FROM public.credential_events granted
+WHERE granted.credential_id = $1 AND granted.at > clock_timestamp() - interval '15 minutes' AND granted.batch_id = $2
+  AND granted.action = 'handoff' AND granted.outcome = 'granted' AND granted.acting_user = $3 AND granted.actor = $4;
+
 -- name: get_credential
 -- $2 null: any user's (auditors).
 SELECT * FROM public.credentials WHERE id = $1 AND ($2::text IS NULL OR user_id = $2);
@@ -102,9 +113,10 @@ WHERE ($1::text IS NULL OR user_id = $1)
   AND ($5::timestamptz IS NULL OR updated_at < $5)
   AND ($6::boolean IS NULL OR (validation_state <> 'unvalidated') = $6)
   AND ($7::boolean IS NULL OR (last_used_at IS NOT NULL) = $7)
-  AND ($8::timestamptz IS NULL OR (created_at, id) < ($8, $9::uuid))
+  AND ($8::boolean IS NULL OR (suspect_since IS NOT NULL) = $8)
+  AND ($9::timestamptz IS NULL OR (created_at, id) < ($9, $10::uuid))
 ORDER BY created_at DESC, id DESC
-LIMIT $10;
+LIMIT $11;
 
 -- name: insert_intent
 -- $5: seconds from now until reconciliation may take it.
@@ -125,8 +137,9 @@ INSERT INTO public.key_floors (transit_key) VALUES ($1) ON CONFLICT DO NOTHING;
 
 -- name: insert_credential
 INSERT INTO public.credentials (id, user_id, account_id, credential_type, transit_mount, transit_key, transit_key_version,
-                         binding, kv_mount, kv_path, kv_version, secret_version, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, clock_timestamp(), clock_timestamp())
+                         binding, kv_mount, kv_path, kv_version, secret_version, validation_state, account_type,
+                         last_validated_at, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, clock_timestamp(), clock_timestamp())
 RETURNING *;
 
 -- name: forget_expired_idempotency_key
@@ -144,7 +157,7 @@ WHERE actor = $1 AND user_id = $2 AND route = $3 AND key = $4 AND expires_at > n
 -- name: replace_secret
 -- Guarded by the row version, which a rewrap leaves alone: the pin may have moved, the secret is the same. The secret
 -- before becomes the previous one, and what was kept before that is left to reconciliation, due at once; validation and
--- account type are unknown again.
+-- account type are what is known of the new keys ($8, $9, $10), nothing as a rule, and nobody has refused them yet.
 WITH before AS (
     SELECT id, kv_path, previous_kv_version FROM public.credentials
     WHERE id = $1 AND row_version = $2
@@ -159,8 +172,8 @@ SET transit_key_version = $3, kv_version = $4, secret_version = $5, is_active = 
     previous_kv_version = c.kv_version, previous_secret_version = c.secret_version,
     previous_transit_key_version = c.transit_key_version,
     previous_expires_at = now() + make_interval(hours => $7),
-    row_version = c.row_version + 1, validation_state = 'unvalidated', account_type = NULL,
-    last_validated_at = NULL, broken_since = NULL, updated_at = clock_timestamp(), pinned_at = clock_timestamp()
+    row_version = c.row_version + 1, validation_state = $8, account_type = $9, last_validated_at = $10,
+    suspect_since = NULL, broken_since = NULL, updated_at = clock_timestamp(), pinned_at = clock_timestamp()
 FROM before WHERE c.id = before.id
 RETURNING c.*;
 

@@ -3,7 +3,14 @@
 from typing import Any
 
 from service.modules.key_records import Job, JobKind, JobState
-from service.modules.records import Credential, PreviousSecret, RecordedEvent, TransitReference, WriteIntent
+from service.modules.records import (
+    Credential,
+    PreviousSecret,
+    RecordedEvent,
+    Suspension,
+    TransitReference,
+    WriteIntent,
+)
 
 
 def credential_from(row: Any) -> Credential:
@@ -59,3 +66,8 @@ def intent_from(row: Any) -> WriteIntent:
 def job_from(row: Any) -> Job:
     """A row of `jobs`."""
     return Job(**{**dict(row), "kind": JobKind(row["kind"]), "state": JobState(row["state"])})
+
+
+def suspension_from(row: Any) -> Suspension:
+    """A row of `suspensions`."""
+    return Suspension(**dict(row))

@@ -197,6 +197,12 @@ CREATE TABLE public.schema_migrations (
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE public.suspect_turns (
+    credential_type text NOT NULL,
+    credential_id uuid NOT NULL,
+    at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE public.suspensions (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     user_id text,
@@ -297,6 +303,10 @@ CREATE INDEX idempotency_keys_by_expiry ON public.idempotency_keys USING btree (
 CREATE INDEX jobs_by_time ON public.jobs USING btree (transit_key, requested_at DESC);
 
 CREATE UNIQUE INDEX jobs_under_way ON public.jobs USING btree (transit_key, kind) WHERE (state = ANY (ARRAY['waiting'::text, 'running'::text]));
+
+CREATE INDEX suspect_turns_by_time ON public.suspect_turns USING btree (at);
+
+CREATE INDEX suspect_turns_by_type ON public.suspect_turns USING btree (credential_type, at);
 
 CREATE UNIQUE INDEX suspended_accounts ON public.suspensions USING btree (account_id) WHERE (account_id IS NOT NULL);
 
@@ -446,6 +456,8 @@ GRANT SELECT ON TABLE public.key_versions TO credentials_auditor;
 GRANT SELECT ON TABLE public.schema_migrations TO credentials_runtime;
 GRANT SELECT ON TABLE public.schema_migrations TO credentials_rotator;
 GRANT SELECT ON TABLE public.schema_migrations TO credentials_auditor;
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.suspect_turns TO credentials_runtime;
 
 GRANT SELECT,DELETE ON TABLE public.suspensions TO credentials_runtime;
 GRANT SELECT ON TABLE public.suspensions TO credentials_auditor;

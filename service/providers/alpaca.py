@@ -1,29 +1,124 @@
-"""Alpaca's Trading API: two keys in two headers; paper and live accounts on two hosts with separate keys.
+"""Alpaca: two keys in two headers; paper and live accounts on two hosts with separate keys, market data on a third.
 
 Sources: https://docs.alpaca.markets/docs/authentication (hosts, headers),
 https://alpaca.markets/learn/how-to-fix-common-trading-api-errors-at-alpaca (401: keys not accepted here),
-https://docs.alpaca.markets/docs/getting-started-with-trading-api (403: keys missing or malformed).
+https://docs.alpaca.markets/docs/getting-started-with-trading-api (403: keys missing or malformed); the endpoints are
+those of the OpenAPI documents behind https://docs.alpaca.markets/reference (Trading API, Market Data API).
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import httpx
 
-from service.errors import ProviderRefused, ProviderUnavailable
+from service.errors import AccountTypeUnknown, ProviderRefused, ProviderUnavailable
 from service.memory.plaintext import Plaintext
-from service.modules.records import ProviderVerdict
-from service.providers.exchange import Answer, ask, header_text
+from service.modules.records import AccountType, ProviderVerdict
+from service.providers.endpoints import Endpoints
+from service.providers.exchange import Answer, ask, header_text, is_success
+from service.settings import ProviderSettings
 
-AccountType = Literal["paper", "live"]
+# Not here, and so never called: whatever moves money, or what it bought, out of an account or to another owner. That
+# is wallets with their transfers and whitelists, perpetuals (which have wallets of their own) and tokenization; ACH,
+# journals and OAuth are other APIs' (Broker, Connect). Nor are locates, which cost a fee, and the event streams.
+_TRADING = """
+GET               /v2/account
+GET               /v2/account/activities
+GET               /v2/account/activities/{activity_type}
+GET PATCH         /v2/account/configurations
+GET               /v2/account/portfolio/history
+GET               /v2/assets
+GET               /v2/assets/{symbol_or_asset_id}
+GET               /v2/assets/fixed_income/us_corporates
+GET               /v2/assets/fixed_income/us_treasuries
+GET               /v2/calendar
+GET               /v3/calendar/{market}
+GET               /v2/clock
+GET               /v3/clock
+GET               /v2/corporate_actions/announcements
+GET               /v2/corporate_actions/announcements/{id}
+GET               /v2/options/contracts
+GET               /v2/options/contracts/{symbol_or_id}
+DELETE GET POST   /v2/orders
+DELETE GET PATCH  /v2/orders/{order_id}
+GET               /v2/orders:by_client_order_id
+DELETE GET        /v2/positions
+DELETE GET        /v2/positions/{symbol_or_asset_id}
+POST              /v2/positions/{symbol_or_contract_id}/do-not-exercise
+POST              /v2/positions/{symbol_or_contract_id}/exercise
+GET POST          /v2/watchlists
+DELETE GET POST PUT /v2/watchlists/{watchlist_id}
+DELETE            /v2/watchlists/{watchlist_id}/{symbol}
+DELETE GET POST PUT /v2/watchlists:by_name
+"""
+
+_DATA = """
+GET  /v1/corporate-actions
+GET  /v1beta1/corporate-actions
+GET  /v1beta1/crypto-perps/{loc}/latest/bars
+GET  /v1beta1/crypto-perps/{loc}/latest/orderbooks
+GET  /v1beta1/crypto-perps/{loc}/latest/pricing
+GET  /v1beta1/crypto-perps/{loc}/latest/quotes
+GET  /v1beta1/crypto-perps/{loc}/latest/trades
+GET  /v1beta1/fixed_income/latest/prices
+GET  /v1beta1/fixed_income/latest/quotes
+GET  /v1beta1/forex/latest/rates
+GET  /v1beta1/forex/rates
+GET  /v1beta1/indices/latest/values
+GET  /v1beta1/indices/values
+GET  /v1beta1/logos/{symbol}
+GET  /v1beta1/news
+GET  /v1beta1/options/bars
+GET  /v1beta1/options/meta/conditions/{ticktype}
+GET  /v1beta1/options/meta/exchanges
+GET  /v1beta1/options/quotes/latest
+GET  /v1beta1/options/snapshots
+GET  /v1beta1/options/snapshots/{underlying_symbol}
+GET  /v1beta1/options/trades
+GET  /v1beta1/options/trades/latest
+GET  /v1beta1/screener/{market_type}/movers
+GET  /v1beta1/screener/stocks/most-actives
+GET  /v1beta3/crypto/{loc}/bars
+GET  /v1beta3/crypto/{loc}/latest/bars
+GET  /v1beta3/crypto/{loc}/latest/orderbooks
+GET  /v1beta3/crypto/{loc}/latest/quotes
+GET  /v1beta3/crypto/{loc}/latest/trades
+GET  /v1beta3/crypto/{loc}/quotes
+GET  /v1beta3/crypto/{loc}/snapshots
+GET  /v1beta3/crypto/{loc}/trades
+GET  /v2/stocks/auctions
+GET  /v2/stocks/bars
+GET  /v2/stocks/bars/latest
+GET  /v2/stocks/meta/conditions/{ticktype}
+GET  /v2/stocks/meta/exchanges
+GET  /v2/stocks/quotes
+GET  /v2/stocks/quotes/latest
+GET  /v2/stocks/snapshots
+GET  /v2/stocks/trades
+GET  /v2/stocks/trades/latest
+GET  /v2/stocks/{symbol}/auctions
+GET  /v2/stocks/{symbol}/bars
+GET  /v2/stocks/{symbol}/bars/latest
+GET  /v2/stocks/{symbol}/quotes
+GET  /v2/stocks/{symbol}/quotes/latest
+GET  /v2/stocks/{symbol}/snapshot
+GET  /v2/stocks/{symbol}/trades
+GET  /v2/stocks/{symbol}/trades/latest
+"""
+
+_PUBLIC = ("/v1beta1/crypto-perps/", "/v1beta3/crypto/")
+"""What the Market Data API's document has as answered without keys, so that an answer says nothing of them."""
+
+_ENDPOINTS: Endpoints[Literal["trading", "data"]] = Endpoints({"trading": _TRADING, "data": _DATA})
 
 
 @dataclass(frozen=True, slots=True)
 class AlpacaHosts:
-    """The base URLs of Alpaca's two environments. Keys of the one are refused by the other."""
+    """Base URLs: of Alpaca's two environments, where keys of the one are refused by the other; of both's data."""
 
     paper: str = "https://paper-api.alpaca.markets"
     live: str = "https://api.alpaca.markets"
+    data: str = "https://data.alpaca.markets"
 
     def account_type(self, base_url: str) -> AccountType | None:
         """Which environment this base URL is; None if it is neither."""
@@ -43,18 +138,38 @@ class AlpacaHosts:
 
 
 class Alpaca:
-    """Asks Alpaca for the account that a pair of keys opens. Implements `Provider`."""
+    """What Alpaca is to this service. Implements `Provider`."""
 
     credential_type = "alpaca"
     needs_secret_key = True
     has_account_types = True
 
-    def __init__(self, client: httpx.AsyncClient, base_url: str, hosts: AlpacaHosts | None = None) -> None:
-        """`hosts` are Alpaca's own unless a test says otherwise."""
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        base_url: str,
+        hosts: AlpacaHosts | None = None,
+        *,
+        data_url: str | None = None,
+    ) -> None:
+        """`hosts` are Alpaca's own unless a test says otherwise.
+
+        Without a `data_url` market data is Alpaca's own host's, and where `base_url` is neither of Alpaca's hosts, that
+        one's too: keys made for a stand-in don't go to Alpaca.
+        """
         self._client = client
-        # Alpaca's dashboard shows the endpoint with /v2, so that is what people paste.
-        self._base_url = base_url.rstrip("/").removesuffix("/v2")
         self._hosts = hosts or AlpacaHosts()
+        self._base_url = _base(base_url)
+        self._environment = self._hosts.account_type(self._base_url)
+        if data_url is not None:
+            self._data_url = _base(data_url)
+        else:
+            self._data_url = self._base_url if self._environment is None else self._hosts.data
+
+    @classmethod
+    def configured(cls, client: httpx.AsyncClient, settings: ProviderSettings) -> Self:
+        """At `ALPACA_BASE_URL` and `ALPACA_DATA_URL`."""
+        return cls(client, settings.alpaca_base_url, data_url=settings.alpaca_data_url)
 
     def headers(self, api_key: Plaintext, secret_key: Plaintext) -> dict[str, str]:
         """What authenticates a request. Strings, which can't be wiped: make them at the last moment."""
@@ -62,6 +177,35 @@ class Alpaca:
             "APCA-API-KEY-ID": header_text(api_key, "api_key"),
             "APCA-API-SECRET-KEY": header_text(secret_key, "secret_key"),
         }
+
+    def base_url(
+        self,
+        method: str,
+        path: str,
+        query: str,  # noqa: ARG002 - the protocol's; Alpaca takes no keys in it
+        account_type: AccountType | None,
+    ) -> str:
+        """Trading goes to the account's environment, or to the one base URL that is neither; data to the data's host.
+
+        Raises:
+            ProxyRefused: this is no endpoint in the tables above.
+            AccountTypeUnknown: for trading, where there are two environments.
+        """
+        if _ENDPOINTS.host(method, path) == "data":
+            return self._data_url
+        if self._environment is None:
+            return self._base_url
+        if account_type is None:
+            raise AccountTypeUnknown
+        return self._hosts.paper if account_type == "paper" else self._hosts.live
+
+    def refuses_keys(self, status: int) -> bool:
+        """401. A 403 is about the order, or what the account may do."""
+        return status == httpx.codes.UNAUTHORIZED
+
+    def accepts_keys(self, status: int, path: str) -> bool:
+        """Success, but not with crypto's prices, which Alpaca tells everybody."""
+        return is_success(status) and not path.startswith(_PUBLIC)
 
     async def validate(self, api_key: Plaintext, secret_key: Plaintext) -> ProviderVerdict:
         """Whether Alpaca accepts the keys, and whether they are a paper or a live account's.
@@ -74,7 +218,7 @@ class Alpaca:
             InvalidInput: a key can't be sent.
             ProviderUnavailable: (and its kinds) a host that had to be asked couldn't be.
         """
-        first = self._hosts.account_type(self._base_url)
+        first = self._environment
         account_number = await self._account_number(self._base_url, api_key, secret_key)
         if first is None:
             if account_number is None:
@@ -100,6 +244,11 @@ class Alpaca:
         if _is_someone_elses(answer):
             raise ProviderRefused
         return None
+
+
+def _base(url: str) -> str:
+    # Alpaca's dashboard shows the endpoint with /v2, so that is what people paste.
+    return url.rstrip("/").removesuffix("/v2")
 
 
 def _is_someone_elses(answer: Answer) -> bool:

@@ -106,6 +106,11 @@ def _failure(response: httpx.Response) -> ProviderUnavailable:
     return ProviderRefused()
 
 
+def is_success(status: int) -> bool:
+    """Whether this status says that a call was done: 2xx."""
+    return 200 <= status < 300
+
+
 def header_text(key: Plaintext, field_name: str) -> str:
     """A key as a header's value. Never sends what isn't printable ASCII: CR or LF would begin another header.
 

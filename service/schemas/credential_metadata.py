@@ -18,6 +18,10 @@ class CredentialMetadata(CredentialResponse):
         description="What the provider said of these keys when last asked."
     )
     last_validated_at: Text | None = Field(description="When the provider was last asked (RFC 3339, UTC).")
+    suspect_since: Text | None = Field(
+        description="Since when the provider has refused these keys (RFC 3339, UTC), in a validation or a call; null"
+        " where it has not, or has accepted them since."
+    )
     last_used_at: Text | None = Field(description="When it was last opened, to the minute (RFC 3339, UTC).")
     secret_version: int = Field(description="Counts the secrets this credential has had, from 1.")
     transit_key: str = Field(description="The Vault transit key that the secret is encrypted with.")

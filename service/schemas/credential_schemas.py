@@ -43,7 +43,7 @@ class StoreCredentialRequest(_SecretInput):
     """A new credential of one account. Lengths, characters and the account id's form are checked by the service."""
 
     account_id: str = Field(description="The orchestrator's id of the account (a UUID).")
-    credential_type: str = Field(description="Whose API the credential is for: `alpaca` or `polygon`.")
+    credential_type: str = Field(description="Whose API the credential is for, such as `alpaca` or `polygon`.")
     api_key: SecretStr = Field(description="The provider's API key (Alpaca: key id). Never returned.")
     secret_key: SecretStr = Field(description="The provider's secret key; empty for Polygon. Never returned.")
 

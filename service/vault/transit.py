@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from service.errors import CiphertextRejected, VaultRefused, VaultUnavailable
-from service.http_clients import retry_after_seconds
+from service.http_fields import retry_after_seconds
 from service.memory.plaintext import Plaintext
 from service.modules.records import Mac, Seal
-from service.vault.batch_answer import NotVaults, find_items, open_items
+from service.vault.batch_answer import find_items, open_items
 from service.vault.batch_request import decrypt_request, encrypt_request
 from service.vault.client import NOT_VAULT, VaultClient, check_path, data_of, meaning, told_by
+from service.vault.json_spans import NotVaults
 from service.vault.wire import Wire, WireAnswer
 
 BATCH_HEADER = "X-Credentials-Batch-Id"

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from service.errors import CiphertextRejected, KeyNotFound, KeyVersionRetired, VaultUnavailable
-from service.http_clients import retry_after_seconds
+from service.http_fields import retry_after_seconds
 from service.modules.key_records import KeyDescription
 from service.modules.records import Seal
 from service.vault.batch_request import decrypt_request

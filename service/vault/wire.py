@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 from service.errors import ConfigurationError, VaultUnavailable
-from service.http_clients import USER_AGENT, vault_tls
-from service.settings import Settings
+from service.http_fields import USER_AGENT
+from service.tls import VaultTlsFiles, vault_tls
 from service.vault.wire_connection import ConnectionBroken, WireConnection
 
 MAX_ANSWER = 8 * 1024 * 1024
@@ -48,6 +48,45 @@ class WireAnswer:
     """Where `body` is, for ctypes."""
 
 
+class WireSettings(VaultTlsFiles, Protocol):
+    """What `Settings` tells of where Vault is."""
+
+    @property
+    def vault_addr(self) -> str: ...
+    @property
+    def vault_namespace(self) -> str | None: ...
+    @property
+    def vault_tls_server_name(self) -> str | None: ...
+    @property
+    def vault_timeout(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireAddress:
+    """Where Vault is, and how it is spoken to."""
+
+    url: str
+    """Its base URL, checked by whoever makes this: https, or http."""
+    namespace: str | None = None
+    tls: ssl.SSLContext | None = None
+    """Needed for https."""
+    server_name: str | None = None
+    """The name that its certificate must have, where that isn't the URL's."""
+    timeout: float = 5.0
+    """Seconds for one request, waiting and connecting included."""
+
+    @classmethod
+    def of(cls, settings: WireSettings) -> Self:
+        """As the settings say. Raises ConfigurationError as `vault_tls`."""
+        return cls(
+            url=settings.vault_addr,
+            namespace=settings.vault_namespace,
+            tls=vault_tls(settings) if urlsplit(settings.vault_addr).scheme == "https" else None,
+            server_name=settings.vault_tls_server_name,
+            timeout=settings.vault_timeout,
+        )
+
+
 class Wire:
     """Vault's address, and connections to it.
 
@@ -59,21 +98,23 @@ class Wire:
 
     def __init__(
         self,
-        settings: Settings,
+        address: WireAddress,
         *,
         max_connections: int = MAX_CONNECTIONS,
         max_answer: int = MAX_ANSWER,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """Raises ConfigurationError as `vault_tls`, and for a namespace that can't be sent."""
-        address = urlsplit(settings.vault_addr)
-        if not _HEADER_VALUE.fullmatch(settings.vault_namespace or ""):
+        """Raises ConfigurationError for a namespace that can't be sent, and for https without a TLS context."""
+        url = urlsplit(address.url)
+        if not _HEADER_VALUE.fullmatch(address.namespace or ""):
             raise ConfigurationError("VAULT_NAMESPACE: must be printable ASCII")
-        self._tls = vault_tls(settings) if address.scheme == "https" else None
-        self._host = address.hostname or ""
-        self._port = address.port or (443 if self._tls else 80)
-        self._server_name = settings.vault_tls_server_name or self._host
-        self._timeout = settings.vault_timeout
+        if url.scheme == "https" and address.tls is None:
+            raise ConfigurationError("VAULT_ADDR: https needs a TLS context")
+        self._tls = address.tls if url.scheme == "https" else None
+        self._host = url.hostname or ""
+        self._port = url.port or (443 if self._tls else 80)
+        self._server_name = address.server_name or self._host
+        self._timeout = address.timeout
         self._max_answer = max_answer
         self._idle_seconds = idle_seconds
         self._free = asyncio.Semaphore(max_connections)
@@ -81,9 +122,9 @@ class Wire:
         self._in_use: set[WireConnection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False
-        self._prefix = quote(address.path, safe="/%:@!$&'()*+,;=~") + "/v1/"
-        namespace = f"X-Vault-Namespace: {settings.vault_namespace}\r\n" if settings.vault_namespace else ""
-        host = address.netloc.rpartition("@")[2]
+        self._prefix = quote(url.path, safe="/%:@!$&'()*+,;=~") + "/v1/"
+        namespace = f"X-Vault-Namespace: {address.namespace}\r\n" if address.namespace else ""
+        host = url.netloc.rpartition("@")[2]
         if not host.isascii():
             host = host.encode("idna").decode("ascii")
         self._fields = (
@@ -94,23 +135,28 @@ class Wire:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
-        """Connects when first asked; closes everything when the block ends. Raises as the constructor."""
-        wire = cls(settings)
+    async def open(cls, settings: WireSettings) -> AsyncIterator[Self]:
+        """Connects when first asked; closes everything when the block ends. Raises as `WireAddress.of`, and the
+        constructor.
+        """
+        wire = cls(WireAddress.of(settings))
         try:
             yield wire
         finally:
             wire.close()
 
-    def head(self, path: str, length: int, token: str, headers: Mapping[str, str], *, method: str = "POST") -> bytes:
+    def head(
+        self, path: str, length: int, token: str | None, headers: Mapping[str, str], *, method: str = "POST"
+    ) -> bytes:
         """The head of a request of `length` bytes to `path` (without `/v1/`, checked by the caller), which may have a
         query behind it.
 
         Raises VaultUnavailable for a token or a header that can't be sent.
         """
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        lines = f"X-Vault-Token: {token}\r\n{fields}Content-Length: {length}\r\n\r\n"
-        if not _HEADER_VALUE.fullmatch(token) or not all(map(_HEADER_VALUE.fullmatch, headers.values())):
+        sent = "" if token is None else f"X-Vault-Token: {token}\r\n"
+        lines = f"{sent}{fields}Content-Length: {length}\r\n\r\n"
+        if not _HEADER_VALUE.fullmatch(token or "") or not all(map(_HEADER_VALUE.fullmatch, headers.values())):
             raise VaultUnavailable(retry_after=_WAIT_FOR_FAULT)
         return f"{method} {self._prefix}{path}{self._fields}{lines}".encode("latin-1")
 

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import httpx
 
 from service.errors import VaultUnavailable
-from service.http_clients import retry_after_seconds
+from service.http_fields import retry_after_seconds
 from service.vault.client import NOT_VAULT, TokenSource, VaultClient, check_path, meaning, told_by
 from service.vault.wire import Wire, WireAnswer
 

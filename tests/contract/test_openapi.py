@@ -26,6 +26,9 @@ from tests.rest import Headers, client_on, new_body, routes, stored
 from tests.support import Stack, serving
 from tests.written import Connection
 
+PROXIED = "/proxy/{path}"
+# Each caller here either always sends the first or never may; the second may refuse any good request with 403.
+LEFT_OUT = ("X-User-Id", "X-Require-Account-Type")
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 # What an answer to a request that fits the document may be, beside success. 412: no document can tell the present
 # version. (Schemathesis's own list has 403; a token of the right role must not see it, so it is left out here.)
@@ -51,14 +54,18 @@ KEY_WRITES = (
 )
 READS = ("GET /v1/credentials", "GET /v1/credentials/{credential_id}", "GET /v1/events")
 WRITES = (*ALSO_422[:-1], *READS, "POST /v1/credentials/{credential_id}/validate")
+HANDOFFS = (
+    "POST /v1/credentials/{credential_id}/handoff",
+    "POST /v1/credentials/{credential_id}/handoff/{handoff_id}/failure",
+)
 # What a role is for; everything else under /v1 answers it 403.
 RIGHTS = {
     "user": WRITES,
-    "orchestrator": WRITES,
+    "orchestrator": (*WRITES, *HANDOFFS),
     "auditor": (*READS, "GET /v1/credentials/{credential_id}/events", *KEY_READS),
     "operator": (*KEY_READS, *KEY_WRITES),
 }
-OPERATIONS = {*WRITES, *KEY_READS, *KEY_WRITES}
+OPERATIONS = {*WRITES, *HANDOFFS, *KEY_READS, *KEY_WRITES}
 
 
 @dataclass
@@ -109,13 +116,15 @@ async def url(stack: Stack) -> AsyncIterator[str]:
 
 
 def document_for(caller: Headers) -> dict[str, Any]:
-    """The document without X-User-Id, which each caller here either always sends or never may."""
+    """The document without `LEFT_OUT`, and without what the provider answers (`tests/integration/test_proxy.py`)."""
     document = create_app().openapi()
     kept = {}
     for path, operations in document["paths"].items():
+        if path.endswith(PROXIED):
+            continue
         kept[path] = {
             method: operation
-            | {"parameters": [each for each in operation.get("parameters", ()) if each["name"] != "X-User-Id"]}
+            | {"parameters": [each for each in operation.get("parameters", ()) if each["name"] not in LEFT_OUT]}
             for method, operation in operations.items()
         }
     return {**document, "paths": kept}
@@ -170,7 +179,9 @@ async def test_every_answer_is_one_that_the_document_tells(role: str, url: str, 
         await client.patch(f"/v1/credentials/{ids[0]}", json={"api_key": "AK"})  # now it can be rolled back
         operators = bearer("operator", "olga")
         job = (await client.post("/v1/keys/credentials-polygon/rewrap", headers=operators)).json()["id"]
-    known = {"credential_id": ids[0], "name": KEY, "job_id": job}
+        robot = {**bearer("orchestrator", owner), "X-User-Id": owner}
+        handed = (await client.post(f"/v1/credentials/{ids[0]}/handoff", headers=robot)).json()["handoff_id"]
+    known = {"credential_id": ids[0], "name": KEY, "job_id": job, "handoff_id": handed}
     # In a thread, as the doubles answer in this one's loop. Every boundary of every value once is enough.
     coverage = role in ("user", "operator")
     findings = await asyncio.to_thread(run, url, role, caller, known, doomed_id=ids[1], coverage=coverage)
@@ -195,6 +206,18 @@ def test_every_route_is_in_the_document() -> None:
     assert routes() - told == {"GET /openapi.json", "HEAD /openapi.json"} | others
 
 
+async def test_the_document_of_a_proxied_call_says_whose_answer_it_is(client: httpx.AsyncClient) -> None:
+    operations = create_app().openapi()["paths"][f"/v1/credentials/{{credential_id}}{PROXIED}"]
+    assert set(operations) == {*METHODS} - {"trace"}
+    for method, operation in operations.items():
+        assert {"200", "default", "401", "403", "404", "409", "422", "429", "502", "503"} <= set(operation["responses"])
+        told = operation["responses"]["default"]["headers"]["X-Answered-By"]["schema"]
+        assert told == {"enum": ["provider", "service"]}
+        assert ("requestBody" in operation) == (method not in ("get", "head"))
+        answer = await client.request(method, "/v1/credentials/x/proxy/v2/account")
+        assert (answer.status_code, answer.headers["x-answered-by"]) == (401, "service")
+
+
 def test_the_document_names_the_types_that_there_are(stack: Stack) -> None:
     body = create_app().openapi()["components"]["schemas"]["StoreCredentialRequest"]
     settings = stack.settings()
@@ -207,6 +230,8 @@ async def test_a_405_names_every_method_of_the_address(client: httpx.AsyncClient
     document = create_app().openapi()
     for path, operations in document["paths"].items():
         for method in ("PUT", "PROPFIND", "OPTIONS"):
+            if method.lower() in operations:
+                continue
             answer = await client.request(method, path)
             assert answer.status_code == 405
             assert answer.headers["allow"].split(", ") == sorted(method.upper() for method in operations)
@@ -226,6 +251,7 @@ WRONG: tuple[tuple[Headers, str, bytes], ...] = (
     (JSON, "", b"{}"),
     (JSON, "", b'{"is_active": false}'),
     (JSON, "", b'{"below_version": 1}'),
+    (JSON, "", b'{"reason": "expired"}'),
     (JSON, "", b'{"api_key": "AK", "secret_key": "SK"}'),
     ({"Content-Type": "text/plain"}, "", b"{}"),
     (JSON, "", b" " * 20_000),
@@ -243,6 +269,8 @@ async def test_every_status_that_an_operation_answers_is_in_the_document(
     told = create_app().openapi()["paths"][path][method.lower()]["responses"]
     user, robot = bearer("user", "contract-statuses"), bearer("orchestrator", "robot")
     owner = user if operation in WRITES else bearer("operator", "olga")
+    if operation in HANDOFFS:
+        owner = {**robot, "X-User-Id": "contract-statuses"}
     answered = set()
     async with AlpacaDouble() as alpaca:
         for required in (False, True):
@@ -252,10 +280,11 @@ async def test_every_status_that_an_operation_answers_is_in_the_document(
             async with client_on(settings) as client:
                 mine = (await stored(client, user))["id"]
                 job = (await client.post(f"/v1/keys/{KEY}/rewrap", headers=bearer("operator", "olga"))).json()["id"]
-                for caller in (owner, {}, {"Authorization": "Bearer nonsense"}, robot, {**owner, "X-User-Id": "bob"}):
+                callers_of = [owner, {}, {"Authorization": "Bearer nonsense"}, robot, {**owner, "X-User-Id": "bob"}]
+                for caller in [*callers_of, user] if operation in HANDOFFS else callers_of:
                     for headers, query, body in WRONG:
-                        for ids in ((str(uuid4()),) * 3, ("no-uuid",) * 3, (mine, job, KEY)):
-                            known = dict(zip(("credential_id", "job_id", "name"), ids, strict=True))
+                        for ids in ((str(uuid4()),) * 4, ("no-uuid",) * 4, (mine, job, KEY, job)):
+                            known = dict(zip(("credential_id", "job_id", "name", "handoff_id"), ids, strict=True))
                             address = path.format(**known) + query
                             sent = [(name.encode(), value.encode()) for name, value in (caller | headers).items()]
                             answer = await client.request(method, address, content=body, headers=sent)

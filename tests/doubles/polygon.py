@@ -1,7 +1,9 @@
-"""Polygon's API as its documentation tells it: market status for a known key, and its refusals.
+"""Polygon's API as its documentation tells it: market status, a last trade, tickers in pages, and its refusals.
 
-https://polygon.io/docs/indices/launchpad/get_v1_marketstatus_now
+https://polygon.io/docs/indices/launchpad/get_v1_marketstatus_now, https://polygon.io/docs/stocks (last trade, tickers)
 """
+
+from typing import Any
 
 from aiohttp import web
 
@@ -30,6 +32,8 @@ class PolygonDouble(ScriptedServer):
     def __init__(self) -> None:
         super().__init__()
         self._keys: set[str] = set()
+        self.tickers = ["AAPL", "AMZN", "GOOG", "MSFT", "SPY"]
+        self.page = 2
 
     def issue_key(self, api_key: str) -> None:
         """From now on this key is accepted."""
@@ -40,16 +44,36 @@ class PolygonDouble(ScriptedServer):
         self._keys.discard(api_key)
 
     async def usual(self, request: web.Request) -> web.StreamResponse:
+        status, body = self._told(request)
+        return web.json_response(body, status=status, headers={"X-Request-Id": REQUEST_ID})
+
+    def _told(self, request: web.Request) -> tuple[int, dict[str, Any]]:
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-        api_key = bearer if scheme == "Bearer" else request.query.get("apiKey", "")
+        # The worst that a caller's own `apiKey` could do: to go before the header.
+        api_key = request.query.get("apiKey") or (bearer if scheme == "Bearer" else "")
         if not api_key:
-            error = {"status": "ERROR", "request_id": REQUEST_ID, "error": "API Key was not provided"}
-            return web.json_response(error, status=401)
+            return 401, {"status": "ERROR", "request_id": REQUEST_ID, "error": "API Key was not provided"}
         if api_key not in self._keys:
-            return web.json_response(UNKNOWN_KEY, status=401)
-        if request.path != "/v1/marketstatus/now":
-            return web.json_response({"status": "ERROR", "request_id": REQUEST_ID}, status=404)
-        return web.json_response(MARKET_STATUS)
+            return 401, UNKNOWN_KEY
+        if request.method in ("GET", "HEAD"):
+            match request.path.split("/")[1:]:
+                case ["v1", "marketstatus", "now"]:
+                    return 200, MARKET_STATUS
+                case ["v2", "last", "trade", ticker] if ticker in self.tickers:
+                    trade = {"T": ticker, "p": 129.8473, "s": 25, "t": 1617901342969834000, "x": 4}
+                    return 200, {"status": "OK", "request_id": REQUEST_ID, "results": trade}
+                case ["v3", "reference", "tickers"]:
+                    return 200, self._page(int(request.query.get("cursor", "0")))
+        return 404, {"status": "NOT_FOUND", "request_id": REQUEST_ID, "message": "Data not found."}
+
+    def _page(self, first: int) -> dict[str, Any]:
+        """Pages are asked for at `next_url`, which is absolute and names no key."""
+        shown = self.tickers[first : first + self.page]
+        told = {"status": "OK", "request_id": REQUEST_ID, "count": len(shown)}
+        told["results"] = [{"ticker": each, "market": "stocks", "active": True} for each in shown]
+        if first + self.page < len(self.tickers):
+            told["next_url"] = f"{self.url}/v3/reference/tickers?cursor={first + self.page}"
+        return told
 
 
 def unknown_key() -> Answer:

@@ -16,6 +16,14 @@ class PostgresProxy:
         self._target = urlsplit(url)
         self.cut: Literal["before", "after"] | None = None
         self.cuts = 0
+        self._is_lost = False
+        self._ends: set[asyncio.StreamWriter] = set()
+
+    def lose(self) -> None:
+        """From now on Postgres can't be reached: every connection breaks, and none is made."""
+        self._is_lost = True
+        for end in self._ends:
+            end.transport.abort()
 
     @property
     def url(self) -> str:
@@ -32,7 +40,11 @@ class PostgresProxy:
         self._server.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_lost:
+            writer.transport.abort()
+            return
         server_reader, server_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
+        self._ends |= {writer, server_writer}
         is_cut = asyncio.Event()
 
         async def upstream() -> None:
@@ -58,3 +70,4 @@ class PostgresProxy:
             task.cancel()
         for end in (writer, server_writer):
             end.transport.abort()
+            self._ends.discard(end)

@@ -8,7 +8,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
@@ -17,7 +17,7 @@ TYPE_JSON = "application/json"
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class SeenRequest:
     """One request as it arrived."""
 
@@ -25,12 +25,20 @@ class SeenRequest:
     path_qs: str
     headers: Mapping[str, str]
     """Whatever their case."""
+    target: str = ""
+    """What stood in the request line, nothing decoded or normalised."""
+    fields: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """Every header line."""
+    body: bytes | None = None
+    """None where it did not come whole, or was left to the answer to read."""
 
 
 class ScriptedServer:
     """Listens on a free loopback port between `async with`'s two ends. Subclasses say what the provider answers."""
 
     url: str
+    reads_bodies = True
+    """Whether a request's body is read, and kept in `seen`, before it is answered. Tests may switch it off."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
@@ -69,7 +77,7 @@ class ScriptedServer:
         return response
 
     async def __aenter__(self) -> Self:
-        application = web.Application()
+        application = web.Application(client_max_size=0)  # no limit
         application.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
@@ -84,7 +92,12 @@ class ScriptedServer:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        self.seen.append(SeenRequest(request.method, request.path_qs, request.headers))
+        seen = SeenRequest(
+            request.method, request.path_qs, request.headers, request.raw_path, tuple(request.raw_headers)
+        )
+        self.seen.append(seen)
+        if self.reads_bodies:
+            seen.body = await request.read()
         answer = self._answers.popleft() if self._answers else self.usual
         return await answer(request)
 

@@ -21,9 +21,9 @@ from service.http_clients import (
     provider_client,
     read_limited,
     vault_client,
-    vault_tls,
 )
 from service.settings import Settings
+from service.tls import vault_tls
 from tests.doubles.certificate_authority import CertificateAuthority
 from tests.doubles.scripted_server import (
     ScriptedServer,
@@ -169,7 +169,7 @@ def test_encrypted_client_key_is_refused_and_nobody_is_asked_for_its_password(
 ) -> None:
     certificate, key = authority.issue("service", password=b"canary")
     program = (
-        "from service.http_clients import vault_tls; from service.settings import Settings;"
+        "from service.tls import vault_tls; from service.settings import Settings;"
         "vault_tls(Settings(database_url='postgresql://unused', vault_addr='https://vault.test',"
         f"vault_client_cert={str(certificate)!r}, vault_client_key={str(key)!r}))"
     )

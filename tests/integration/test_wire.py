@@ -34,7 +34,7 @@ from service.settings import Settings
 from service.vault import batch_request, wire_connection
 from service.vault.client import VaultClient
 from service.vault.transit import TransitCipher
-from service.vault.wire import Wire
+from service.vault.wire import Wire, WireAddress
 from tests.doubles.certificate_authority import CertificateAuthority
 from tests.doubles.raw_server import (
     RawRequest,
@@ -147,7 +147,7 @@ class Place:
     ) -> AsyncIterator[Asking]:
         values = {"vault_timeout": 10, "vault_retries": 0, **self.settings, **given}
         settings = Settings(database_url="postgresql://unused", vault_addr=server.url, **values)
-        made = Wire(settings, **(wire or {}))
+        made = Wire(WireAddress.of(settings), **(wire or {}))
         async with vault_client(settings) as http:
             client = VaultClient(http, Token(), namespace=settings.vault_namespace, retries=settings.vault_retries)
             try:
@@ -584,12 +584,12 @@ async def test_a_token_that_can_not_be_a_header_is_not_sent(token: str) -> None:
 async def test_a_namespace_that_can_not_be_a_header_is_a_wrong_setting() -> None:
     settings = Settings(database_url="postgresql://unused", vault_addr="http://127.0.0.1:1", vault_namespace="a\r\nb")
     with pytest.raises(ConfigurationError, match="VAULT_NAMESPACE"):
-        Wire(settings)
+        Wire(WireAddress.of(settings))
 
 
 async def test_a_host_of_other_letters_is_named_as_dns_does() -> None:
     settings = Settings(database_url="postgresql://unused", vault_addr="https://v\u00e4ult.example:8200")
-    assert b"\r\nHost: xn--vult-loa.example:8200\r\n" in Wire(settings).head("a", 0, "token", {})
+    assert b"\r\nHost: xn--vult-loa.example:8200\r\n" in Wire(WireAddress.of(settings)).head("a", 0, "token", {})
 
 
 # --- the real Vault -----------------------------------------------------------------------------------------------

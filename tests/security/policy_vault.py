@@ -32,9 +32,11 @@ class PolicyVault:
         self._clients: dict[str, VaultAdmin] = {"root": root}
         self._stack = stack
 
-    def ask(self, role: str, method: str, path: str, body: Any = None) -> httpx.Response:
-        """One request as `root`, or with a token of this role's."""
-        headers = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else None
+    def ask(self, role: str, method: str, path: str, body: Any = None, *, wrap: str | None = None) -> httpx.Response:
+        """One request as `root`, or with a token of this role's; `wrap`: its answer is to be kept by Vault so long."""
+        headers = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
+        if wrap is not None:
+            headers["X-Vault-Wrap-TTL"] = wrap
         return self._client(role).raw(method, path, body, headers=headers)
 
     def forget(self, role: str) -> None:

@@ -81,6 +81,7 @@ COLUMNS: dict[str, list[Change]] = {
     "last_validated_at": [Change("now()", NONE)],
     "last_used_at": [Change("now()", NONE)],
     "broken_since": [Change("now()", NONE)],
+    "suspect_since": [Change("now()", NONE)],
     "pinned_at": [Change("now() - interval '1 year'", NONE)],
     "created_at": [Change("now() + interval '1 day'", NONE)],
     "updated_at": [Change("now() - interval '1 day'", NONE)],

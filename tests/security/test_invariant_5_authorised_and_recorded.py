@@ -40,11 +40,16 @@ async def _roll_back(runtime: Runtime, stored: Stored) -> None:
     await runtime.writer.rollback(stored.access, stored.id, if_match=None)
 
 
+async def _hand_off(runtime: Runtime, stored: Stored) -> None:
+    (await runtime.hand_offs.hand_off(stored.access, stored.id, 30)).wrapped.token.wipe()
+
+
 WAYS: dict[str, Callable[[Runtime, Stored], Awaitable[None]]] = {
     "open": _open,
     "validate": _validate,
     "update-of-one-key": _reseal,
     "rollback": _roll_back,
+    "handoff": _hand_off,
 }
 ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 

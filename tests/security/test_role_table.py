@@ -13,6 +13,7 @@ from service.app import create_app
 from tests.conftest import start_stack
 from tests.doubles.alpaca import AlpacaDouble
 from tests.doubles.oidc_issuer import OidcIssuer
+from tests.doubles.scripted_server import json_answer
 from tests.keys import KEY, NO_WORKER, callers
 from tests.rest import Headers, client_of, client_on, new_body, problem_of, routes, stored
 from tests.stored import some_user
@@ -22,7 +23,7 @@ from tests.written import Connection
 # Columns: the owner; another user; an orchestrator for the owner, for the other user, for nobody; an operator; an
 # auditor; the owner with X-User-Id naming themselves; the other user with X-User-Id naming the owner; no token.
 # Cells: the status; where it is a success, also whose the new credential is, or whether the owner's one is in the
-# answer (shown) or not (hidden).
+# answer (shown) or not (hidden). A 403 that says `hidden` refuses the call, not the caller: Alpaca has no OPTIONS.
 TABLE = """
 route  path                                     owner      other      for-owner  for-other  for-nobody operator   auditor    owner+header other+header no-token
 POST   /v1/credentials                          201:owner  201:other  201:owner  201:other  422        403        403        403          403          401
@@ -33,6 +34,15 @@ DELETE /v1/credentials/{credential_id}          204:hidden 404        204:hidden
 POST   /v1/credentials/{credential_id}/rollback 200:shown  404        200:shown  404        422        403        403        403          403          401
 POST   /v1/credentials/validate                 200:hidden 200:hidden 200:hidden 200:hidden 422        403        403        403          403          401
 POST   /v1/credentials/{credential_id}/validate 200:hidden 404        200:hidden 404        422        403        403        403          403          401
+GET    /v1/credentials/{credential_id}/proxy/{path} 200:hidden 404        200:hidden 404        422        403        403        403          403          401
+HEAD   /v1/credentials/{credential_id}/proxy/{path} 200:hidden 404        200:hidden 404        422        403        403        403          403          401
+POST   /v1/credentials/{credential_id}/proxy/{path} 200:hidden 404        200:hidden 404        422        403        403        403          403          401
+PUT    /v1/credentials/{credential_id}/proxy/{path} 200:hidden 404        200:hidden 404        422        403        403        403          403          401
+PATCH  /v1/credentials/{credential_id}/proxy/{path} 200:hidden 404        200:hidden 404        422        403        403        403          403          401
+DELETE /v1/credentials/{credential_id}/proxy/{path} 200:hidden 404        200:hidden 404        422        403        403        403          403          401
+OPTIONS /v1/credentials/{credential_id}/proxy/{path} 403:hidden 404        403:hidden 404        422        403        403        403          403          401
+POST   /v1/credentials/{credential_id}/handoff  403        403        200:hidden 404        422        403        403        403          403          401
+POST   /v1/credentials/{credential_id}/handoff/{handoff_id}/failure 403 403   204:hidden 404        422        403        403        403          403          401
 GET    /v1/credentials/{credential_id}/events   200:shown  404        200:shown  404        422        403        200:shown  403          403          401
 GET    /v1/events                               200:shown  200:hidden 200:shown  200:hidden 422        403        200:shown  403          403          401
 GET    /v1/keys                                 403        403        403        403        403        200:hidden 200:hidden 403          403          401
@@ -43,6 +53,13 @@ POST   /v1/keys/{name}/rewrap                   403        403        403       
 POST   /v1/keys/{name}/retire                   403        403        403        403        403        202:hidden 403        403          403          401
 GET    /v1/jobs/{job_id}                        403        403        403        403        403        200:hidden 200:hidden 403          403          401
 POST   /v1/jobs/{job_id}/stop                   403        403        403        403        403        202:hidden 403        403          403          401
+GET    /v1/suspensions                          403        403        403        403        403        200:hidden 200:hidden 403          403          401
+GET    /v1/users/{user_id}/suspension           403        403        403        403        403        200:hidden 200:hidden 403          403          401
+POST   /v1/users/{user_id}/suspension           403        403        403        403        403        200:hidden 403        403          403          401
+DELETE /v1/users/{user_id}/suspension           403        403        403        403        403        204:hidden 403        403          403          401
+GET    /v1/accounts/{account_id}/suspension     403        403        403        403        403        200:hidden 200:hidden 403          403          401
+POST   /v1/accounts/{account_id}/suspension     403        403        403        403        403        200:hidden 403        403          403          401
+DELETE /v1/accounts/{account_id}/suspension     403        403        403        403        403        204:hidden 403        403          403          401
 GET    /healthz                                 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
 HEAD   /healthz                                 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
 GET    /readyz                                  200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden 200:hidden   200:hidden   200:hidden
@@ -58,6 +75,17 @@ DELETE /v1/credentials/validate                 405        405        405       
 _, _, *COLUMNS = TABLE.strip().splitlines()[0].split()
 ROWS = {f"{method} {path}": cells for method, path, *cells in map(str.split, TABLE.strip().splitlines()[1:])}
 CELLS = [(route, column, cell) for route, cells in ROWS.items() for column, cell in zip(COLUMNS, cells, strict=True)]
+
+SUSPENDED = {"user_id": "table-suspended", "account_id": "6f9619ff-8b86-4011-b42d-00c04fc964ff"}
+"""Who is suspended when a cell is asked: nobody that another cell is about."""
+
+PROXIED = {
+    "POST": "v2/orders",
+    "PUT": "v2/watchlists:by_name",
+    "PATCH": "v2/account/configurations",
+    "DELETE": "v2/orders",
+}
+"""What is called of Alpaca, where it isn't the account."""
 
 JOB = "6f9619ff-8b86-4011-b42d-00c04fc964ff"
 PROBLEMS = {
@@ -82,9 +110,15 @@ def bearer(stack: Stack) -> Callable[..., Headers]:
 
 
 @pytest.fixture(scope="module")
-async def rest(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
+async def alpaca() -> AsyncIterator[AlpacaDouble]:
+    async with AlpacaDouble() as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+async def rest(stack: Stack, alpaca: AlpacaDouble) -> AsyncIterator[httpx.AsyncClient]:
     settings = {**NO_WORKER, "job_wait_seconds": 0}
-    async with AlpacaDouble() as alpaca, client_on(stack.settings(alpaca_base_url=alpaca.url, **settings)) as client:
+    async with client_on(stack.settings(alpaca_base_url=alpaca.url, **settings)) as client:
         yield client
 
 
@@ -130,11 +164,19 @@ async def cast(rest: httpx.AsyncClient, bearer: Callable[..., Headers]) -> Cast:
     made = await stored(rest, owners)
     keys = {name: new_body()[name] for name in ("api_key", "secret_key")}
     answer = await rest.patch(f"/v1/credentials/{made['id']}", json=keys, headers=owners)
+    operators = bearer("operator", "olga")
+    for kind in ("users", "accounts"):
+        await rest.post(f"/v1/{kind}/{SUSPENDED[f'{kind[:-1]}_id']}/suspension", headers=operators)
     return Cast(owner, other, owners, others, answer.json())
 
 
 async def ask(
-    rest: httpx.AsyncClient, route: str, headers: Headers, credential_id: str, job_id: str = JOB
+    rest: httpx.AsyncClient,
+    route: str,
+    headers: Headers,
+    credential_id: str,
+    job_id: str = JOB,
+    handoff_id: str = JOB,
 ) -> httpx.Response:
     """A good request for the route."""
     method, path = route.split()
@@ -144,8 +186,10 @@ async def ask(
         "PATCH /v1/credentials/{credential_id}": keys,
         "POST /v1/credentials/validate": keys,
         "POST /v1/keys/{name}/retire": {"below_version": 1},
+        "POST /v1/credentials/{credential_id}/handoff/{handoff_id}/failure": {"reason": "expired"},
     }
-    address = path.format(credential_id=credential_id, name=KEY, job_id=job_id)
+    named = {"credential_id": credential_id, "name": KEY, "job_id": job_id, "handoff_id": handoff_id, **SUSPENDED}
+    address = path.format(**named, path=PROXIED.get(method, "v2/account"))
     return await rest.request(method, address, json=bodies.get(route), headers=headers)
 
 
@@ -163,14 +207,22 @@ async def test_each_cell_is_as_written(
     column: str,
     cell: str,
     rest: httpx.AsyncClient,
+    alpaca: AlpacaDouble,
     cast: Cast,
     bearer: Callable[..., Headers],
     owner_conn: Connection,
     job_id: str,
 ) -> None:
+    alpaca.reset()
+    alpaca.script(*[json_answer(200, {})] * ("/proxy/" in route))
     before = await row_of(owner_conn, cast.credential["id"])
     jobs = await owner_conn.fetch("SELECT * FROM jobs")
-    answer = await ask(rest, route, cast.caller(column, bearer), cast.credential["id"], job_id)
+    suspensions = await owner_conn.fetch("SELECT * FROM suspensions ORDER BY id")
+    credential_id, handoff_id = cast.credential["id"], JOB
+    if "{handoff_id}" in route:
+        given = await rest.post(f"/v1/credentials/{credential_id}/handoff", headers=cast.caller("for-owner", bearer))
+        handoff_id = given.json()["handoff_id"]
+    answer = await ask(rest, route, cast.caller(column, bearer), credential_id, job_id, handoff_id)
     status, _, told = cell.partition(":")
     assert answer.status_code == int(status), answer.text
     if told in ("owner", "other"):
@@ -179,9 +231,11 @@ async def test_each_cell_is_as_written(
     elif told:
         assert (cast.credential["id"] in answer.text) == (told == "shown")
     else:
-        assert problem_of(answer)[1] == PROBLEMS[answer.status_code]
+        assert route.startswith("HEAD") or problem_of(answer)[1] == PROBLEMS[answer.status_code]
+        assert not alpaca.seen
         assert await row_of(owner_conn, cast.credential["id"]) == before
         assert await owner_conn.fetch("SELECT * FROM jobs") == jobs
+        assert await owner_conn.fetch("SELECT * FROM suspensions ORDER BY id") == suspensions
 
 
 async def test_a_user_who_audits_acts_as_the_user_where_a_user_may(stack: Stack) -> None:

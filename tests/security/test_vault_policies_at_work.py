@@ -238,3 +238,36 @@ def test_the_rotators_token_has_its_own_policy_and_no_other(stack: Stack) -> Non
     assert seen["policies"] == ["credentials-rotator"]
     assert seen["ttl"] <= 3600
     assert seen["renewable"]
+
+
+def test_the_runtime_hands_off_and_does_not_unwrap_itself(vault: PolicyVault) -> None:
+    sealed = done(vault.ask("runtime", "POST", f"transit/encrypt/{KEY}", {"plaintext": PLAINTEXT, "context": CONTEXT}))
+    item = {"ciphertext": sealed["ciphertext"], "context": CONTEXT}
+    for role in ("rotator", "operator", "auditor"):
+        refused = vault.ask(role, "POST", f"transit/decrypt/{KEY}", item, wrap="30s")
+        assert refused.status_code == httpx.codes.FORBIDDEN
+    wrapped = vault.ask("runtime", "POST", f"transit/decrypt/{KEY}", item, wrap="300s").json()
+    assert (wrapped["data"], wrapped["wrap_info"]["ttl"]) == (None, 300)
+    token = wrapped["wrap_info"]["token"]
+    for role in ("runtime", "rotator", "operator", "auditor"):
+        refused = vault.ask(role, "POST", "sys/wrapping/unwrap", {"token": token})
+        assert refused.status_code == httpx.codes.FORBIDDEN
+    with vault.root.with_token(token) as holder:
+        assert done(holder.raw("POST", "sys/wrapping/unwrap"))["plaintext"] == PLAINTEXT
+
+
+def test_a_bound_on_wrapping_in_the_policy_would_refuse_what_is_not_wrapped(vault: PolicyVault) -> None:
+    """Which is why there is none: opens would be denied."""
+    path = f"transit/decrypt/{KEY}"
+    policy = f'path "{path}" {{ capabilities = ["update"] max_wrapping_ttl = "300s" }}'
+    vault.root.call("POST", "sys/policies/acl/bounded", {"policy": policy})
+    body = {"policies": ["bounded"], "no_default_policy": True, "ttl": "10m"}
+    token = vault.root.call("POST", "auth/token/create-orphan", body)["auth"]["client_token"]
+    sealed = done(vault.ask("runtime", "POST", f"transit/encrypt/{KEY}", {"plaintext": PLAINTEXT, "context": CONTEXT}))
+    item = {"ciphertext": sealed["ciphertext"], "context": CONTEXT}
+    with vault.root.with_token(token) as bounded:
+        assert bounded.raw("POST", path, item).status_code == httpx.codes.FORBIDDEN
+        assert bounded.raw("POST", path, item, headers={"X-Vault-Wrap-TTL": "30s"}).is_success
+        assert (
+            bounded.raw("POST", path, item, headers={"X-Vault-Wrap-TTL": "301s"}).status_code == httpx.codes.FORBIDDEN
+        )

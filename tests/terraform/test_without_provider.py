@@ -1,10 +1,12 @@
 """What `terraform` itself can tell without the Vault provider and without a network."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from service.localstack.policies import VaultNames, role_policies
+from service.localstack.provisioning import CREDENTIAL_TYPES
 from tests.terraform.cli import POLICIES, Terraform, copy_of_policies
 
 OTHERS = VaultNames(
@@ -30,9 +32,16 @@ def test_the_description_passes_its_own_tests(program: str, tmp_path: Path) -> N
     assert ", 0 failed." in terraform("test", "-no-color")
 
 
-@pytest.mark.parametrize("names", [VaultNames(), OTHERS, VaultNames(transit="credentials", kv="transit")])
+@pytest.mark.parametrize(
+    ("names", "extra"),
+    [
+        (VaultNames(), []),
+        (OTHERS, ["a-third", "poly"]),  # one of them begins as a type does that is there
+        (VaultNames(transit="credentials", kv="transit"), []),
+    ],
+)
 def test_policies_are_fitted_to_names_as_the_local_stack_fits_them(
-    program: str, tmp_path: Path, names: VaultNames
+    program: str, tmp_path: Path, names: VaultNames, extra: list[str]
 ) -> None:
     terraform = Terraform(program, copy_of_policies(tmp_path) / "terraform" / "modules" / "description")
     terraform("init", "-no-color")
@@ -45,6 +54,8 @@ def test_policies_are_fitted_to_names_as_the_local_stack_fits_them(
         f"-var=kv_mount={names.kv}",
         f"-var=key_prefix={names.key_prefix}",
         "-var=role_names={" + ",".join(f'{role}="{name}"' for role, name in roles.items()) + "}",
+        f"-var=extra_credential_types={json.dumps(extra)}",
     )
     fitted = {roles[role]: rules for role, rules in terraform.output("policies").items()}
-    assert fitted == role_policies(names)
+    assert fitted == role_policies(names, (*CREDENTIAL_TYPES, *extra))
+    assert set(terraform.output("credential_types")) == {*CREDENTIAL_TYPES, *extra}

@@ -11,6 +11,7 @@ from service.app import create_app
 from service.authz.policy import Identity
 from service.composition import Runtime
 from service.errors import AuthenticationFailed
+from service.modules.rate_limits import RateLimits
 from service.settings import Settings
 
 PARTS = tuple(
@@ -62,7 +63,7 @@ async def client_of(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application, in this process, with `part` for every part of the runtime."""
     verifier = None if identities is None else Tokens(identities)
-    parts: dict[str, Any] = dict.fromkeys(PARTS, part)
+    parts: dict[str, Any] = dict.fromkeys(PARTS, part) | {"rate_limits": RateLimits(settings(**given))}
     app = create_app(runtime=Runtime(settings=settings(**given), identity=cast(Any, verifier), **parts))
     transport = httpx.ASGITransport(app)  # an exception that leaves the application fails the test
     async with (

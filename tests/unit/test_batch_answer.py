@@ -13,7 +13,8 @@ from service.errors import CiphertextRejected, KeyVersionRetired
 from service.memory.plaintext import Plaintext
 from service.memory.secret_pages import SecretBuffer
 from service.vault import batch_answer
-from service.vault.batch_answer import MAX_DEPTH, NotVaults, find_items, open_items
+from service.vault.batch_answer import find_items, open_items
+from service.vault.json_spans import MAX_DEPTH, NotVaults
 
 TOO_OLD = "ciphertext or signature version is disallowed by policy (too old)"
 

@@ -112,11 +112,18 @@ class Noted:
 
 
 @pytest.mark.parametrize(
-    ("method", "asked"), [("GET", 0), ("HEAD", 0), ("POST", 1), ("PATCH", 1), ("DELETE", 1), ("NONSENSE", 1)]
+    ("method", "path", "asked"),
+    [
+        ("GET", "/v1/credentials", 0),
+        ("HEAD", "/healthz", 0),
+        ("GET", "/v1/credentials/1/proxy/v2/account", 1),
+        ("HEAD", "/v1/credentials/1/proxy/v2/account", 1),
+        *((method, "/v1/credentials", 1) for method in ("POST", "PATCH", "DELETE", "NONSENSE")),
+    ],
 )
 @pytest.mark.parametrize("failure", [None, RuntimeError, asyncio.CancelledError])
 async def test_it_is_asked_for_after_whatever_may_have_carried_a_secret_however_that_ends(
-    method: str, asked: int, failure: type[BaseException] | None
+    method: str, path: str, asked: int, failure: type[BaseException] | None
 ) -> None:
     noted = Noted()
 
@@ -128,7 +135,7 @@ async def test_it_is_asked_for_after_whatever_may_have_carried_a_secret_however_
     async def never(*_: Any) -> Any:
         pytest.fail("nothing is read or sent here")
 
-    scope = {"type": "http", "method": method, "app": noted}
+    scope = {"type": "http", "method": method, "path": path, "app": noted}
     try:
         await CollectAfterSecrets(application)(scope, never, never)
     except (RuntimeError, asyncio.CancelledError) as error:

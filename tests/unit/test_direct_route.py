@@ -126,6 +126,26 @@ def test_its_document_is_fastapis() -> None:
     assert application(DirectRoute).openapi() == application(APIRoute).openapi()
 
 
+async def by_response(name: Name, response: Response) -> Response:
+    response.headers["X-Left"] = "behind"  # as FastAPI: what is returned is what is sent
+    return PlainTextResponse(f"none of {name}", 203)
+
+
+async def test_a_response_that_is_returned_is_what_is_sent_as_fastapi_does() -> None:
+    answers = []
+    for kind in (DirectRoute, APIRoute):
+        router = APIRouter(route_class=kind)
+        router.add_api_route("/{name}", by_response)
+        app = FastAPI()
+        app.router.routes.extend(router.routes)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service.test") as client:
+            answers.append(await client.get("/x"))
+    direct, usual = answers
+    assert plan_of(DirectRoute("/{name}", by_response)) is not None
+    assert (direct.status_code, direct.text) == (usual.status_code, usual.text) == (203, "none of x")
+    assert direct.headers["content-type"] == usual.headers["content-type"]
+
+
 async def test_two_requests_share_nothing() -> None:
     app = application(DirectRoute)
     first, second = [await asked(app, "GET", f"/v1/things/{name}", name) for name in ("one", "two")]
@@ -203,10 +223,6 @@ async def by_list() -> list[Shown]:
     return [Shown(name="x")]
 
 
-async def by_response() -> Response:
-    return PlainTextResponse("x")
-
-
 def by_function() -> Shown:
     return Shown(name="x")
 
@@ -229,7 +245,6 @@ LEFT: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             by_scopes,
             by_call_each_time,
             by_list,
-            by_response,
             by_function,
         )
     ),

@@ -12,6 +12,7 @@ from service.errors import (
     CredentialsError,
     InvalidFields,
     InvalidInput,
+    RateLimited,
     TemporarilyUnavailable,
 )
 from service.memory.plaintext import Plaintext
@@ -31,7 +32,7 @@ def subclasses(kind: type[CredentialsError]) -> Iterator[type[CredentialsError]]
 ALL: list[type[CredentialsError]] = sorted(
     {CredentialsError, *subclasses(CredentialsError)}, key=lambda kind: kind.__name__
 )
-KEPT = {"field", "problem", "problems", "retry_after", "count", "credential_ids", "job_id"}
+KEPT = {"field", "problem", "problems", "retry_after", "count", "credential_ids", "job_id", "status", "name"}
 """What errors may keep beside their text: fixed words, seconds, counts and ids."""
 
 
@@ -73,7 +74,7 @@ def test_a_denial_is_the_value_error_that_the_seeds_interface_promises() -> None
 def test_what_is_temporary_says_when_to_try_again_and_the_rest_does_not() -> None:
     assert TemporarilyUnavailable(retry_after=2).retry_after == 2
     for kind in ALL:
-        assert hasattr(make(kind), "retry_after") == issubclass(kind, TemporarilyUnavailable)
+        assert hasattr(make(kind), "retry_after") == issubclass(kind, TemporarilyUnavailable | RateLimited)
 
 
 def _check_key(value: str) -> None:

@@ -140,6 +140,24 @@ async def test_another_content_type_is_415(content_type: str | None, client: htt
     assert SECRET not in answer.text
 
 
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/octet-stream"}, {"Content-Length": "0"}, JSON])
+async def test_a_body_that_may_be_left_out_is_left_out_whatever_type_it_is_said_to_have(
+    headers: dict[str, str], part: Part
+) -> None:
+    operator = {"user-token": Identity(subject="olga", roles=frozenset({Role.OPERATOR}))}
+    async with client_of(part, operator) as client:
+        answer = await client.post("/v1/users/alice/suspension", headers={**USER, **headers})
+        sent = await client.post("/v1/users/alice/suspension", content=SECRET, headers=USER)
+        begun = await client.post("/v1/users/alice/suspension", content=_nothing(), headers=JSON)
+    assert answer.status_code == 409  # which is what the domain says here
+    assert [(name, given["reason"]) for name, _, given in part.calls] == [("suspend", None)]
+    assert (sent.status_code, begun.status_code) == (415, 422)  # a body of no type, and one that was begun
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
+
+
 async def test_a_compressed_body_is_415(client: httpx.AsyncClient) -> None:
     headers = {**JSON, "Content-Encoding": "gzip"}
     answer = await client.post("/v1/credentials", content=json.dumps(GOOD), headers=headers)

@@ -1,6 +1,7 @@
 """The table of who may do what, every cell of it, and the rules around it."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,9 +18,20 @@ from service.authz.policy import (
     authorise_key_administration,
     authorise_key_reading,
     authorise_owner,
+    authorise_suspension,
+    authorise_suspension_reading,
+    required_account_type,
 )
-from service.errors import InvalidInput, PermissionDenied
-from service.modules.records import AuditAccess, KeyAdminAccess, KeyReadAccess, OwnerAccess
+from service.errors import AccountTypeRefused, InvalidInput, PermissionDenied
+from service.modules.records import (
+    AccountType,
+    AuditAccess,
+    KeyAdminAccess,
+    KeyReadAccess,
+    OwnerAccess,
+    SuspensionAccess,
+    SuspensionReadAccess,
+)
 
 # Written out, and not derived from what it is compared to: permission; user, orchestrator, operator, auditor.
 EXPECTED = """
@@ -30,9 +42,14 @@ credentials:delete          own   on-behalf  -  -
 credentials:rollback        own   on-behalf  -  -
 credentials:validate        own   on-behalf  -  -
 credentials:validate-given  own   on-behalf  -  -
+credentials:handoff         -     on-behalf  -  -
+credentials:proxy           own   on-behalf  -  -
+credentials:trade           own   on-behalf  -  -
 credentials:events          own   on-behalf  -  all
 keys:read                   -     -          keys  keys
 keys:administer             -     -          keys  -
+suspensions:read            -     -          suspensions  suspensions
+suspensions:administer      -     -          suspensions  -
 """
 CELLS = [
     (Permission(name), role, cell)
@@ -52,7 +69,7 @@ def test_every_cell_is_written_out() -> None:
 
 @pytest.mark.parametrize(("permission", "role", "cell"), CELLS)
 def test_the_table_says_what_the_design_says(permission: Permission, role: Role, cell: str) -> None:
-    scope = {"own": Scope.OWN, "on-behalf": Scope.ON_BEHALF, "all": Scope.ALL, "keys": Scope.KEYS, "-": None}[cell]
+    scope = None if cell == "-" else Scope(cell.replace("-", " "))
     assert TABLE[permission].get(role) is scope
 
 
@@ -81,28 +98,30 @@ def test_with_the_header_only_an_orchestrator_passes(permission: Permission, rol
             authorise(caller(role), permission, "bob")
 
 
-KEY_RIGHTS = {
+NOBODYS_RIGHTS = {
     Permission.READ_KEYS: (authorise_key_reading, KeyReadAccess),
     Permission.ADMINISTER_KEYS: (authorise_key_administration, KeyAdminAccess),
+    Permission.READ_SUSPENSIONS: (authorise_suspension_reading, SuspensionReadAccess),
+    Permission.ADMINISTER_SUSPENSIONS: (authorise_suspension, SuspensionAccess),
 }
 
 
-@pytest.mark.parametrize(("permission", "role", "cell"), [cell for cell in CELLS if cell[0] in KEY_RIGHTS])
-def test_keys_are_seen_and_changed_by_the_roles_of_the_table_alone(
+@pytest.mark.parametrize(("permission", "role", "cell"), [cell for cell in CELLS if cell[0] in NOBODYS_RIGHTS])
+def test_keys_and_suspensions_are_seen_and_changed_by_the_roles_of_the_table_alone(
     permission: Permission, role: Role, cell: str
 ) -> None:
-    decide, access = KEY_RIGHTS[permission]
-    if cell == "keys":
+    decide, access = NOBODYS_RIGHTS[permission]
+    if cell != "-":
         assert decide(caller(role), None, request_id="r1") == access(actor=f"{role}:alice", request_id="r1")
     else:
         with pytest.raises(PermissionDenied):
             decide(caller(role), None)
 
 
-@pytest.mark.parametrize("permission", KEY_RIGHTS)
+@pytest.mark.parametrize("permission", NOBODYS_RIGHTS)
 @pytest.mark.parametrize("header", ["bob", "alice", ""])
-def test_nobody_acts_on_keys_for_a_user(permission: Permission, header: str) -> None:
-    decide, _ = KEY_RIGHTS[permission]
+def test_nobody_acts_on_keys_or_suspensions_for_a_user(permission: Permission, header: str) -> None:
+    decide, _ = NOBODYS_RIGHTS[permission]
     with pytest.raises(PermissionDenied):
         decide(caller(*Role), header)
 
@@ -131,6 +150,76 @@ def test_a_tokens_limits_hold_for_keys(claim: object, reads: bool, administers: 
         else:
             with pytest.raises(PermissionDenied):
                 decide(limited, None)
+
+
+@pytest.mark.parametrize(
+    ("claim", "reads", "suspends"),
+    [
+        ({}, True, True),
+        ({"actions": ["suspensions:read"]}, True, False),
+        ({"actions": ["suspensions:administer"]}, False, True),
+        ({"actions": ["keys:administer"]}, False, False),
+        ({"users": ["alice"]}, False, False),  # suspensions are everybody's
+        (None, False, False),
+    ],
+)
+def test_a_tokens_limits_hold_for_suspensions(claim: object, reads: bool, suspends: bool) -> None:
+    limited = caller(Role.OPERATOR, limits=Limits.parse(claim))
+    for decide, allowed in ((authorise_suspension_reading, reads), (authorise_suspension, suspends)):
+        if allowed:
+            decide(limited, None)
+        else:
+            with pytest.raises(PermissionDenied):
+                decide(limited, None)
+
+
+# --- paper or live ----------------------------------------------------------------------------------------------------
+
+# Is live refused everywhere, and for the caller's role; what the header says; what it comes to.
+REQUIRED = """
+no  no   -      any
+no  no   paper  paper
+no  no   live   live
+no  yes  -      paper
+no  yes  paper  paper
+no  yes  live   refused
+yes no   -      paper
+yes no   paper  paper
+yes no   live   refused
+yes yes  -      paper
+yes yes  paper  paper
+yes yes  live   refused
+"""
+
+
+@pytest.mark.parametrize("row", REQUIRED.strip().splitlines())
+@pytest.mark.parametrize("role", ["user", "orchestrator", "library"])
+def test_where_live_is_refused_by_setting_or_role_no_header_brings_it_back(row: str, role: str) -> None:
+    everywhere, for_role, header, expected = row.split()
+    access = OwnerAccess(user_id="alice", actor=f"{role}:alice", request_id="r1")
+    given = None if header == "-" else header
+    roles = {role} if for_role == "yes" else {"user", "orchestrator", "library"} - {role}
+    if expected == "refused":
+        with pytest.raises(AccountTypeRefused):
+            required_account_type(access, given, refuse_live=everywhere == "yes", refuse_live_roles=roles)
+        return
+    required = required_account_type(access, given, refuse_live=everywhere == "yes", refuse_live_roles=roles)
+    account_types: dict[str, AccountType | None] = {"any": None, "paper": "paper", "live": "live"}
+    assert required == replace(access, account_type=account_types[expected])
+
+
+@pytest.mark.parametrize("header", ["", "Paper", "LIVE", " paper", "paper,live", "any", "none", "pap\u00e9r"])
+@pytest.mark.parametrize("refuse", [False, True])
+def test_a_required_account_type_that_is_none_is_refused_and_not_repeated(header: str, refuse: bool) -> None:
+    access = OwnerAccess(user_id="alice", actor="user:alice")
+    with pytest.raises(InvalidInput) as refused:
+        required_account_type(access, header, refuse_live=refuse, refuse_live_roles=())
+    assert str(refused.value) == "X-Require-Account-Type: must be paper or live"
+
+
+def test_a_subject_that_is_named_like_a_role_is_of_its_own_role() -> None:
+    access = OwnerAccess(user_id="bob", actor="orchestrator:user:library")
+    assert required_account_type(access, None, refuse_live=False, refuse_live_roles={"user", "library"}) == access
 
 
 @pytest.mark.parametrize("permission", list(Permission))

@@ -14,7 +14,16 @@ from service.modules.records import Credential, ProviderVerdict, TransitReferenc
 from tests.unit.fake_runtime import USER, Part, client_of
 
 IDENTITIES = {"user-token": Identity(subject="alice", roles=frozenset({Role.USER}))}
-WITH_BODIES = ("/v1/credentials", "/v1/credentials/validate", "/v1/keys/{name}/retire")
+WITH_BODIES = (
+    "/v1/credentials",
+    "/v1/credentials/validate",
+    "/v1/credentials/{credential_id}/handoff",
+    "/v1/credentials/{credential_id}/handoff/{handoff_id}/failure",
+    "/v1/keys/{name}/retire",
+    "/v1/users/{user_id}/suspension",
+    "/v1/accounts/{account_id}/suspension",
+)
+PROXY = "/v1/credentials/{credential_id}/proxy/{path}"
 JSON = {**USER, "Content-Type": "application/json"}
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -69,6 +78,7 @@ async def test_storing_answers_201_with_address_version_and_metadata() -> None:
         "account_type": None,
         "validation_state": "unvalidated",
         "last_validated_at": None,
+        "suspect_since": None,
         "last_used_at": "2026-01-31T12:00:00Z",
         "secret_version": 3,
         "transit_key": "credentials-alpaca",
@@ -158,12 +168,15 @@ def test_the_document_describes_every_body_and_every_error() -> None:
     assert "HTTPValidationError" not in document["components"]["schemas"]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            assert ("requestBody" in operation) == (method == "patch" or (method == "post" and path in WITH_BODIES))
+            takes_body = method == "patch" or (method == "post" and path in WITH_BODIES)
+            if path == PROXY:
+                takes_body = method not in ("get", "head")
+            assert ("requestBody" in operation) == takes_body
             if path.startswith("/v1"):
                 assert operation["security"] == [{"bearer": []}]
                 assert {"401", "403", "422", "500", "502", "503"} <= operation["responses"].keys()
             for status, response in operation["responses"].items():
-                if int(status) >= 400 and path != "/readyz":
+                if status != "default" and int(status) >= 400 and path != "/readyz":
                     assert list(response["content"]) == ["application/problem+json"]
 
 

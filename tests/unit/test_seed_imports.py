@@ -45,7 +45,11 @@ def run_within_service(program: str) -> str:
         timeout=60,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stderr == ""
+    # -X dev also tells of each callback that took a tenth of a second, as any may on a busy machine.
+    said = [
+        line for line in ran.stderr.splitlines() if not (line.startswith("Executing <") and line.endswith("seconds"))
+    ]
+    assert said == []
     return ran.stdout
 
 

@@ -73,6 +73,14 @@ def test_every_wrong_setting_is_named_at_once(environment: pytest.MonkeyPatch) -
         ("CREDENTIALS_OIDC_ALGORITHMS", '["HS256", "{}"]'),
         ("CREDENTIALS_OIDC_ROLE_NAMES", "{}"),
         ("CREDENTIALS_OIDC_ROLE_NAMES", '{{"{}": 3}}'),
+        ("CREDENTIALS_REFUSE_LIVE", "{}"),
+        ("CREDENTIALS_REFUSE_LIVE_ROLES", "{}"),
+        ("CREDENTIALS_REFUSE_LIVE_ROLES", '["user", "{}"]'),
+        ("CREDENTIALS_DISABLE_SUSPECTS", "{}"),
+        ("CREDENTIALS_SUSPECT_SECONDS", "{}"),
+        ("CREDENTIALS_SUSPECTS_AT_ONCE", "{}"),
+        ("CREDENTIALS_RECHECK_SECONDS", "{}"),
+        ("CREDENTIALS_RECHECK_GRACE_SECONDS", "{}"),
     ],
 )
 def test_a_wrong_setting_is_named_and_its_value_is_not(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -244,3 +252,37 @@ def test_every_setting_has_the_name_that_the_module_promises() -> None:
     }
     assert {name.partition("_")[0] for name in shared} == {"DATABASE", "VAULT", "ALPACA", "POLYGON"}
     assert Settings.model_config["env_prefix"] == "CREDENTIALS_"
+
+
+# --- the controls -----------------------------------------------------------------------------------------------------
+
+
+def test_by_default_any_account_may_be_used_and_nothing_is_disabled_by_itself() -> None:
+    settings = load_settings()
+    assert (settings.refuse_live, settings.refuse_live_roles, settings.disable_suspects) == (False, frozenset(), False)
+
+
+def test_the_roles_that_live_is_refused_to_are_named(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CREDENTIALS_REFUSE_LIVE_ROLES", '["user", "library"]')
+    assert load_settings().refuse_live_roles == {"user", "library"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RECHECK_SECONDS", "0"),  # never
+        ("RECHECK_SECONDS", "11"),  # a suspension that takes so long to cut is none
+        ("RECHECK_SECONDS", "nan"),
+        ("RECHECK_GRACE_SECONDS", "-1"),
+        ("RECHECK_GRACE_SECONDS", "61"),
+        ("SUSPECT_SECONDS", "0"),
+        ("SUSPECTS_AT_ONCE", "0"),
+        ("REFUSE_LIVE_ROLES", '["operator"]'),  # who has no credentials
+        ("REFUSE_LIVE_ROLES", '["users"]'),  # a role that there isn't would refuse nobody anything
+    ],
+)
+def test_a_control_that_would_control_nothing_is_no_setting(
+    environment: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    environment.setenv(f"CREDENTIALS_{name}", value)
+    assert f"CREDENTIALS_{name}: " in refusal()

@@ -102,6 +102,37 @@ async def validate_stored(way: Way, runtime: Runtime, bearer: Bearer, number: in
     )
 
 
+async def proxied_read(way: Way, runtime: Runtime, bearer: Bearer, number: int) -> Request:
+    """GET through the proxy, which puts the keys into the request's head."""
+    keys = pair(number)
+    _, somebody, credential_id = await _stored(runtime, number, keys)
+    way.alpaca.open_account(*keys)
+    return Request(
+        keys,
+        bearer("user", somebody.user_id),
+        lambda client: client.get(f"/v1/credentials/{credential_id}/proxy/v2/account"),
+        200,
+        lambda: way.provider.holding("/v2/account"),
+        way.provider.held,
+    )
+
+
+async def proxied_write(way: Way, runtime: Runtime, bearer: Bearer, number: int) -> Request:
+    """POST through the proxy: the head goes before the body."""
+    keys = pair(number)
+    _, somebody, credential_id = await _stored(runtime, number, keys)
+    way.alpaca.open_account(*keys)
+    order = {"symbol": "AAPL", "qty": "1", "side": "buy", "type": "market", "time_in_force": "day"}
+    return Request(
+        keys,
+        bearer("user", somebody.user_id),
+        lambda client: client.post(f"/v1/credentials/{credential_id}/proxy/v2/orders", json=order),
+        200,
+        lambda: way.provider.holding("/v2/orders"),
+        way.provider.held,
+    )
+
+
 async def refused(way: Way, _runtime: Runtime, bearer: Bearer, number: int) -> Request:
     """POST of a body with a field that there isn't: nothing else is asked, so nothing else is in the way."""
     keys = pair(number)
@@ -122,4 +153,7 @@ async def _stored(runtime: Runtime, number: int, keys: Keys) -> tuple[Keys, Some
 
 
 REQUESTS = {each.__name__: each for each in (store, update, update_one, validate_given, validate_stored)}
-"""Those that do what they are for."""
+"""Those that do what they are for, and hold the secret until they are answered."""
+
+PROXIED = {each.__name__: each for each in (proxied_read, proxied_write)}
+"""Those that have lost it when the provider has got it."""

@@ -41,9 +41,9 @@ def _wiping_the_wires_buffer() -> None:
 
 
 def _cleansing_tls_records() -> None:
-    from service import http_clients
+    from service import tls
 
-    _replace(http_clients, "_SSL_OP_CLEANSE_PLAINTEXT", 0)
+    _replace(tls, "_SSL_OP_CLEANSE_PLAINTEXT", 0)
 
 
 def _asyncios_own_loop() -> None:
@@ -85,6 +85,18 @@ def _keeping_strings_out_of_pydantics_cache() -> None:
         model.model_rebuild(force=True)
 
 
+def _forgetting_injected_headers() -> None:
+    from service.providers import upstream
+
+    class Forgetful(upstream.AuthenticatedRequest):
+        async def send(self, conn: Any) -> Any:
+            if self.authenticate is not None:
+                self.headers.update(self.authenticate())
+            return await super(upstream.AuthenticatedRequest, self).send(conn)
+
+    _replace(upstream.AuthenticatedRequest, "send", Forgetful.send)
+
+
 PATCHES: dict[str, Callable[[], None]] = {
     "wiping revealed strings": _wiping_revealed_strings,
     "wiping plaintext": _wiping_plaintext,
@@ -94,6 +106,7 @@ PATCHES: dict[str, Callable[[], None]] = {
     "collecting garbage": _collecting_garbage,
     "clearing the stack": _clearing_the_stack,
     "parting response and stream": _parting_response_and_stream,
+    "forgetting injected headers": _forgetting_injected_headers,
     "cache_strings='none'": _keeping_strings_out_of_pydantics_cache,
 }
 """By name, what takes it out of this process. Before anything that it protects is imported by name elsewhere."""

@@ -53,6 +53,21 @@ variable "key_prefix" {
   }
 }
 
+variable "extra_credential_types" {
+  description = "Types of credentials beyond Alpaca's and Polygon's, as the providers in `CREDENTIALS_EXTRA_PROVIDERS` name them. Each gets a key of its own, and the roles' rules about it."
+  type        = set(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition = alltrue([
+      for each in var.extra_credential_types :
+      can(regex("^[a-z][a-z0-9-]{0,30}[a-z0-9]$", each)) && !contains(["alpaca", "polygon", "idempotency", "events"], each)
+    ])
+    error_message = "A type's name is 2 to 32 lower-case letters, digits and `-`, and none that is taken: alpaca, polygon, idempotency, events."
+  }
+}
+
 variable "role_names" {
   description = "What each role's policy is called, and the login role of the runtime and the rotator."
   type = object({

@@ -20,3 +20,14 @@ GRANT SELECT ON suspensions TO credentials_auditor;
 -- Since when its provider refuses the keys (401), in a validation or a call; reset by an update and by an acceptance.
 ALTER TABLE credentials ADD COLUMN suspect_since timestamptz;
 CREATE INDEX credentials_suspect ON credentials (credential_type, suspect_since) WHERE suspect_since IS NOT NULL;
+
+-- Each time that a credential turned suspect, kept for a week whatever becomes of the credential: many of a type at once
+-- are the provider's fault, also when some of them have been accepted, updated or deleted since.
+CREATE TABLE suspect_turns (
+    credential_type text NOT NULL,
+    credential_id   uuid NOT NULL,
+    at              timestamptz NOT NULL
+);
+CREATE INDEX suspect_turns_by_type ON suspect_turns (credential_type, at);
+CREATE INDEX suspect_turns_by_time ON suspect_turns (at);
+GRANT SELECT, INSERT, DELETE ON suspect_turns TO credentials_runtime;

@@ -8,8 +8,20 @@ terraform {
 locals {
   folder    = "${path.module}/../../.."
   described = jsondecode(file("${local.folder}/provisioning.json"))
+  types     = concat(local.described.credential_types, sort(var.extra_credential_types))
+  files     = { for role in keys(var.role_names) : role => file("${local.folder}/${role}.hcl") }
 
-  lines = { for role in keys(var.role_names) : role => split("\n", file("${local.folder}/${role}.hcl")) }
+  # A type that a file doesn't name has the rules about alpaca's key there, each with its own key's name.
+  lines = {
+    for role, text in local.files : role => split("\n", join("\n\n", flatten([
+      for rule in split("\n\n", text) : concat([rule], [
+        for type in local.types :
+        replace(replace(rule, "/(?m)^#.*\\n/", ""), "//credentials-alpaca/", "/credentials-${type}")
+        if strcontains(replace(rule, "/(?m)^#.*\\n/", ""), "/credentials-alpaca") &&
+        length(regexall("/credentials-${type}[\"/]", text)) == 0
+      ])
+    ])))
+  }
 
   # Each line that opens a rule, by its path's segments.
   paths = {

@@ -5,7 +5,7 @@ output "policies" {
 
 output "credential_types" {
   description = "The types of credentials; each has a transit key of its own."
-  value       = toset(local.described.credential_types)
+  value       = toset(local.types)
 }
 
 output "credential_key" {

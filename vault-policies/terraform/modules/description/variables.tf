@@ -26,3 +26,10 @@ variable "role_names" {
   })
   nullable = false
 }
+
+variable "extra_credential_types" {
+  description = "Types of credentials beyond provisioning.json's."
+  type        = set(string)
+  default     = []
+  nullable    = false
+}

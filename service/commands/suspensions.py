@@ -1,0 +1,134 @@
+"""`vault-credentials suspensions`: the kill switch from a shell, by asking the running service over REST."""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import quote
+
+import typer
+
+from service.commands.options import RunningStackOption
+from service.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from service.commands.service_client import ServiceClient, Target
+
+app = typer.Typer(no_args_is_help=True)
+
+Json = dict[str, Any]
+_Result = TypeVar("_Result")
+_PAGE = 200
+
+User = Annotated[str | None, typer.Option(metavar="NAME", help="The user's name.")]
+Account = Annotated[str | None, typer.Option(metavar="ID", help="The account's id, a UUID: of whichever user.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
+
+
+@app.callback()
+def suspensions(
+    context: typer.Context,
+    state_dir: RunningStackOption,
+    url: Annotated[
+        str | None,
+        typer.Option(envvar="SERVICE_URL", help="The service's address.", show_default="the local stack's"),
+    ] = None,
+) -> None:
+    """The kill switch: nobody may use a suspended user's or account's credentials. By asking the running service.
+
+    As whoever the token in CREDENTIALS_TOKEN is of; for a local stack's own service, as an operator by itself.
+    """
+    from service.commands.service_client import find_target
+
+    # Worked out when a command asks, so that `-h` needs neither a service nor a token.
+    context.obj = lambda: find_target(url, os.environ.get("CREDENTIALS_TOKEN"), state_dir)
+
+
+@app.command("list")
+def list_suspensions(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Who is suspended, since when, by whom and why: the newest 200."""
+    from service.schemas.suspension_schemas import SuspensionPage
+
+    async def found(client: "ServiceClient") -> list[Json]:
+        listed: list[Json] = (await client.call("GET", f"/v1/suspensions?limit={_PAGE}", SuspensionPage))[1][
+            "suspensions"
+        ]
+        return listed
+
+    listed = _asked(context, found)
+    _print({"suspensions": listed}, listed, as_json)
+    if len(listed) == _PAGE:
+        typer.echo(f"These are the newest {_PAGE}; the others are at /v1/suspensions, page by page.", err=True)
+
+
+@app.command()
+def suspend(
+    context: typer.Context,
+    user: User = None,
+    account: Account = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for operators and auditors to read.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Suspends a user or an account. When this has answered, no replica opens, hands off or calls a provider for it.
+
+    Calls under way are cut within a second. Hand-offs that are out last until their time is over.
+    """
+    from service.schemas.suspension_schemas import SuspensionDetails
+
+    path = _path(user, account)
+
+    async def suspended(client: "ServiceClient") -> Json:
+        return (await client.call("POST", path, SuspensionDetails, body={"reason": reason}))[1]
+
+    made = _asked(context, suspended)
+    _print(made, [made], as_json)
+
+
+@app.command()
+def resume(context: typer.Context, user: User = None, account: Account = None) -> None:
+    """Lifts a suspension. Whose user and account are both suspended needs both lifted."""
+    path = _path(user, account)
+
+    async def resumed(client: "ServiceClient") -> None:
+        await client.call("DELETE", path)
+
+    _asked(context, resumed)
+    typer.echo("resumed")
+
+
+def _path(user: str | None, account: str | None) -> str:
+    if (user is None) == (account is None):
+        raise ConfigurationError("name either --user or --account")
+    kind, name = ("users", user) if user is not None else ("accounts", account)
+    if name in (".", ".."):
+        # Encoded too, the client would take them for steps up the path.
+        raise ConfigurationError("--user: a name of one or two dots can't be put into an address by this command")
+    return f"/v1/{kind}/{quote(str(name), safe='')}/suspension"
+
+
+def _asked(context: typer.Context, work: "Callable[[ServiceClient], Coroutine[Any, Any, _Result]]") -> _Result:
+    """What `work` brings, with a client of the service."""
+    from service.commands.service_client import ServiceClient
+
+    target: Target = context.obj()
+
+    async def asked() -> _Result:
+        async with ServiceClient.open(target) as client:
+            return await work(client)
+
+    return asyncio.run(asked())
+
+
+def _print(document: Json, listed: list[Json], as_json: bool) -> None:
+    from service.commands.service_client import plain
+
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))  # which writes control characters as escapes
+        return
+    for each in listed:
+        whom = f"user {plain(each['user_id'])}" if each["account_id"] is None else f"account {each['account_id']}"
+        why = "" if each["reason"] is None else f": {plain(each['reason'])}"
+        typer.echo(f"{whom}, since {plain(each['suspended_at'])} by {plain(each['suspended_by'])}{why}")
+    if not listed:
+        typer.echo("nobody is suspended")
