@@ -17,7 +17,7 @@ from service.errors import (
 )
 from tests.shown import shown_by_reporters
 from tests.support import canary
-from tests.unit.client_double import GET, ID, Doing, Outcome, Service, client_of, held_by_frames, metadata, told
+from tests.unit.client_double import GET, ID, Doing, Outcome, Piece, Service, client_of, held_by_frames, metadata, told
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +130,27 @@ async def test_the_head_of_a_stream_is_asked_for_again_where_it_is_a_read(method
             async with client.proxy_stream(ID, method, "v2/account") as got:
                 assert b"".join([part async for part in got.parts]) == GET.content
     assert len(service.seen) == times
+
+
+@pytest.mark.parametrize("ending", [None, LookupError, asyncio.CancelledError])
+async def test_a_stream_is_closed_when_its_block_ends_however_it_ends(ending: type[BaseException] | None) -> None:
+    closed: list[bool] = []
+
+    class Body(Piece):
+        async def aclose(self) -> None:
+            closed.append(True)
+
+    class Streaming(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, _request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, stream=Body(b"x"), headers={"X-Answered-By": "provider"})
+
+    async with client_of(Streaming()) as client:
+        with suppress(LookupError, asyncio.CancelledError):
+            async with client.proxy_stream(ID, "GET", "v2/account"):
+                assert closed == []
+                if ending is not None:
+                    raise ending
+    assert closed == [True]
 
 
 async def test_a_read_with_a_body_is_sent_once() -> None:
