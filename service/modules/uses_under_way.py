@@ -46,7 +46,8 @@ class UsesUnderWay:
 
     Guarantees: a block whose user or account is suspended, or whose credential is disabled, deleted or given to another
     user, is cancelled within `recheck_seconds` and the time that two statements take, at once where `cut` is called;
-    so it is when Postgres could not be asked for `grace_seconds`. A block that is short costs no statement.
+    so it is when Postgres could not be asked for `grace_seconds`, nor when it is asked once more (one `recheck_seconds`
+    at most). A block that is short costs no statement.
     Does not: undo what the block has sent; stop a block that catches its cancellation and goes on.
     Belongs to one event loop.
     """
@@ -135,11 +136,20 @@ class UsesUnderWay:
     async def _watch(self) -> None:
         while self._uses:
             await asyncio.sleep(self._recheck)
-            if self._uses:
-                await self._look()
+            if not self._uses or await self._looked() or not self._overdue():
+                continue
+            # It may be this process that stood still, and not Postgres, which is asked once more before the cut.
+            if self._uses and not await self._looked():
+                for use in self._overdue():
+                    use.cut(DatabaseUnavailable(retry_after=2))
 
-    async def _look(self) -> None:
-        """Asks about all that is under way, and cuts what may not go on."""
+    def _overdue(self) -> list[_Use]:
+        """Those that nobody could ask about for the time of grace."""
+        now = time.monotonic()
+        return [use for use in self._uses if now - max(use.entered, self._asked) >= self._grace]
+
+    async def _looked(self) -> bool:
+        """Asks about all that is under way, and cuts what may not go on. False: there was no answer."""
         uses = list(self._uses)
         began = time.monotonic()
         # As long as none of them is due to be cut for want of an answer.
@@ -150,13 +160,10 @@ class UsesUnderWay:
                 denials = dict(zip(asked, await self._store.cut_off(asked), strict=True))
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody knows whether these may go on
             _log.warning("uses under way could not be looked at", extra={"exception": exception_location(error)})
-            now = time.monotonic()
-            for use in uses:
-                if now - max(use.entered, self._asked) >= self._grace:
-                    use.cut(DatabaseUnavailable(retry_after=2))
-            return
+            return False
         self._asked = began
         for use in uses:
             denial = denials[use.user_id, use.credential_id]
             if denial is not None:
                 use.cut(denial)
+        return True

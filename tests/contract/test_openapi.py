@@ -36,7 +36,7 @@ GOOD = ["2xx", "404", "409", "412"]
 # Operations whose good requests may be refused for what a schema can't say: a cursor is opaque, Alpaca's secret must
 # not be empty where Polygon's may, a change has to name a field that is not null. (And schemathesis takes an If-Match
 # of `0` for good, which its pattern forbids.)
-ALSO_422 = (
+CURSORS_AND_BODIES = (
     "GET /v1/credentials",
     "GET /v1/events",
     "GET /v1/credentials/{credential_id}/events",
@@ -45,7 +45,6 @@ ALSO_422 = (
     "PATCH /v1/credentials/{credential_id}",
     "DELETE /v1/credentials/{credential_id}",
     "POST /v1/credentials/{credential_id}/rollback",
-    "POST /v1/keys/{name}/retire",  # above the newest version
 )
 KEY_READS = ("GET /v1/keys", "GET /v1/keys/{name}", "GET /v1/keys/{name}/report", "GET /v1/jobs/{job_id}")
 KEY_WRITES = (
@@ -53,19 +52,31 @@ KEY_WRITES = (
     "POST /v1/jobs/{job_id}/stop",
 )
 READS = ("GET /v1/credentials", "GET /v1/credentials/{credential_id}", "GET /v1/events")
-WRITES = (*ALSO_422[:-1], *READS, "POST /v1/credentials/{credential_id}/validate")
+WRITES = (*CURSORS_AND_BODIES, *READS, "POST /v1/credentials/{credential_id}/validate")
 HANDOFFS = (
     "POST /v1/credentials/{credential_id}/handoff",
     "POST /v1/credentials/{credential_id}/handoff/{handoff_id}/failure",
 )
+SUSPENDABLE = ("/v1/users/{user_id}/suspension", "/v1/accounts/{account_id}/suspension")
+SUSPENSION_READS = ("GET /v1/suspensions", *(f"GET {path}" for path in SUSPENDABLE))
+ALWAYS_THERE = tuple(f"POST {path}" for path in SUSPENDABLE)
+SUSPENSION_WRITES = tuple(f"{method} {path}" for method in ("POST", "DELETE") for path in SUSPENDABLE)
+ALSO_422 = {
+    *CURSORS_AND_BODIES,
+    "POST /v1/keys/{name}/retire",  # above the newest version
+    "GET /v1/suspensions",
+    # What a user's name, or a reason, may hold is more than a pattern can tell.
+    *(f"{method} {SUSPENDABLE[0]}" for method in ("GET", "POST", "DELETE")),
+    f"POST {SUSPENDABLE[1]}",
+}
 # What a role is for; everything else under /v1 answers it 403.
 RIGHTS = {
     "user": WRITES,
     "orchestrator": (*WRITES, *HANDOFFS),
-    "auditor": (*READS, "GET /v1/credentials/{credential_id}/events", *KEY_READS),
-    "operator": (*KEY_READS, *KEY_WRITES),
+    "auditor": (*READS, "GET /v1/credentials/{credential_id}/events", *KEY_READS, *SUSPENSION_READS),
+    "operator": (*KEY_READS, *KEY_WRITES, *SUSPENSION_READS, *SUSPENSION_WRITES),
 }
-OPERATIONS = {*WRITES, *HANDOFFS, *KEY_READS, *KEY_WRITES}
+OPERATIONS = {*WRITES, *HANDOFFS, *KEY_READS, *KEY_WRITES, *SUSPENSION_READS, *SUSPENSION_WRITES}
 
 
 @dataclass
@@ -181,7 +192,10 @@ async def test_every_answer_is_one_that_the_document_tells(role: str, url: str, 
         job = (await client.post("/v1/keys/credentials-polygon/rewrap", headers=operators)).json()["id"]
         robot = {**bearer("orchestrator", owner), "X-User-Id": owner}
         handed = (await client.post(f"/v1/credentials/{ids[0]}/handoff", headers=robot)).json()["handoff_id"]
-    known = {"credential_id": ids[0], "name": KEY, "job_id": job, "handoff_id": handed}
+        suspended = {"user_id": "contract-suspended", "account_id": str(uuid4())}
+        for path in SUSPENDABLE:
+            await client.post(path.format(**suspended), headers=operators)
+    known = {"credential_id": ids[0], "name": KEY, "job_id": job, "handoff_id": handed, **suspended}
     # In a thread, as the doubles answer in this one's loop. Every boundary of every value once is enough.
     coverage = role in ("user", "operator")
     findings = await asyncio.to_thread(run, url, role, caller, known, doomed_id=ids[1], coverage=coverage)
@@ -285,6 +299,7 @@ async def test_every_status_that_an_operation_answers_is_in_the_document(
                     for headers, query, body in WRONG:
                         for ids in ((str(uuid4()),) * 4, ("no-uuid",) * 4, (mine, job, KEY, job)):
                             known = dict(zip(("credential_id", "job_id", "name", "handoff_id"), ids, strict=True))
+                            known |= {"user_id": ids[0], "account_id": ids[0]}
                             address = path.format(**known) + query
                             sent = [(name.encode(), value.encode()) for name, value in (caller | headers).items()]
                             answer = await client.request(method, address, content=body, headers=sent)
@@ -293,6 +308,7 @@ async def test_every_status_that_an_operation_answers_is_in_the_document(
                             assert answer.headers.get("content-type", "") in (kinds or {""})
                             answered.add(answer.status_code)
     assert answered >= {401, 403, 422}
-    assert ("{" in path) == (404 in answered)
+    # Whoever is suspended need not be known.
+    assert ("{" in path and operation not in ALWAYS_THERE) == (404 in answered)
     if method == "PATCH":
         assert answered >= {200, 404, 412, 413, 415, 428}

@@ -160,6 +160,28 @@ async def test_postgres_that_fails_for_less_than_the_grace_cuts_nothing() -> Non
     await uses.aclose()
 
 
+async def test_a_process_that_stood_still_for_longer_than_the_grace_cuts_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It finds one look's time run out, and is answered when it asks once more."""
+    now = 0.0
+    monkeypatch.setattr(uses_under_way, "time", SimpleNamespace(monotonic=lambda: now))
+    postgres = Postgres()
+    uses = watching(postgres, grace=100)
+    (task,) = await begun(uses, lasting(uses))
+    for _ in range(3):
+        seen = len(postgres.asked)
+        now += 1000.0  # what began before has no time left
+        postgres.failures = 1
+        while len(postgres.asked) < seen + 3:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        assert not task.done()
+    postgres.denied["alice"] = Suspended()
+    with pytest.raises(Suspended):
+        await task
+    await uses.aclose()
+
+
 async def test_the_grace_begins_with_the_last_look_that_was_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(uses_under_way, "time", SimpleNamespace(monotonic=lambda: now))
