@@ -1,14 +1,13 @@
 """`vault-credentials keys`: looking at transit keys, and having them rotated, rewrapped to and retired, over REST."""
 
-import asyncio
 import json
-import os
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import quote
 
 import typer
 
+from service.commands.asking_service import JsonOption, UrlOption, asked, note_target
 from service.commands.options import RunningStackOption
 from service.errors import ConfigurationError
 
@@ -16,15 +15,13 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
-    from service.commands.service_client import ServiceClient, Target
+    from service.commands.service_client import ServiceClient
 
 app = typer.Typer(no_args_is_help=True)
 
 Json = dict[str, Any]
-_Result = TypeVar("_Result")
 _INTERRUPTED = 130  # as a shell counts SIGINT
 
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 Name = Annotated[str, typer.Argument(metavar="KEY", help="The key's name, as `keys list` shows it.")]
 Below = Annotated[int, typer.Option("--below", min=1, help="All versions below this one.")]
 
@@ -33,19 +30,13 @@ Below = Annotated[int, typer.Option("--below", min=1, help="All versions below t
 def keys(
     context: typer.Context,
     state_dir: RunningStackOption,
-    url: Annotated[
-        str | None,
-        typer.Option(envvar="SERVICE_URL", help="The service's address.", show_default="the local stack's"),
-    ] = None,
+    url: UrlOption = None,
 ) -> None:
     """Shows the transit keys, rotates them, rewraps credentials, retires old versions: by asking the running service.
 
     As whoever the token in CREDENTIALS_TOKEN is of; for a local stack's own service, as an operator by itself.
     """
-    from service.commands.service_client import find_target
-
-    # Worked out when a command asks, so that `-h` needs neither a service nor a token.
-    context.obj = lambda: find_target(url, os.environ.get("CREDENTIALS_TOKEN"), state_dir)
+    note_target(context, url, state_dir)
 
 
 @app.command("list")
@@ -97,7 +88,7 @@ def jobs(
         reports = [(await client.call("GET", _path(each, "report"), KeyReportDetails))[1] for each in names]
         return [job for each in reports for job in each["jobs"]]
 
-    listed = _asked(context, found)
+    listed = asked(context, found)
     _print({"jobs": listed}, as_json, lambda console: show_jobs(console, listed))
 
 
@@ -137,7 +128,7 @@ def stop(context: typer.Context, job: Annotated[str, typer.Argument(metavar="JOB
     async def stopped(client: "ServiceClient") -> Json:
         return (await client.call("POST", f"/v1/jobs/{quote(job, safe='')}/stop", JobSummary))[1]
 
-    found = _asked(context, stopped)
+    found = asked(context, stopped)
     over = found["state"] in ("done", "failed")
     typer.echo(outcome(found) if over else f"asked {plain(found['id'])} to stop")
 
@@ -203,7 +194,7 @@ def _change(context: typer.Context, name: str, what: str, body: Json | None, as_
         return dict(await follow(client, document, Console(quiet=as_json)))
 
     try:
-        result = _asked(context, changed)
+        result = asked(context, changed)
     except ServiceProblem as problem:
         if problem.name == "versions-still-needed":
             _refused(problem.document, as_json)
@@ -248,24 +239,11 @@ def _refused(document: Json, as_json: bool) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _asked(context: typer.Context, work: "Callable[[ServiceClient], Coroutine[Any, Any, _Result]]") -> _Result:
-    """What `work` brings, with a client of the service."""
-    from service.commands.service_client import ServiceClient
-
-    target: Target = context.obj()
-
-    async def asked() -> _Result:
-        async with ServiceClient.open(target) as client:
-            return await work(client)
-
-    return asyncio.run(asked())
-
-
 def _got(context: typer.Context, path: str, schema: "type[BaseModel]") -> Json:
     async def got(client: "ServiceClient") -> Json:
         return (await client.call("GET", path, schema))[1]
 
-    return _asked(context, got)
+    return asked(context, got)
 
 
 def _path(name: str, what: str | None = None) -> str:

@@ -1,48 +1,38 @@
 """`vault-credentials suspensions`: the kill switch from a shell, by asking the running service over REST."""
 
-import asyncio
 import json
-import os
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
 
+from service.commands.asking_service import JsonOption, UrlOption, asked, note_target
 from service.commands.options import RunningStackOption
 from service.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from service.commands.service_client import ServiceClient, Target
+    from service.commands.service_client import ServiceClient
 
 app = typer.Typer(no_args_is_help=True)
 
 Json = dict[str, Any]
-_Result = TypeVar("_Result")
 _PAGE = 200
 
 User = Annotated[str | None, typer.Option(metavar="NAME", help="The user's name.")]
 Account = Annotated[str | None, typer.Option(metavar="ID", help="The account's id, a UUID: of whichever user.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 
 
 @app.callback()
 def suspensions(
     context: typer.Context,
     state_dir: RunningStackOption,
-    url: Annotated[
-        str | None,
-        typer.Option(envvar="SERVICE_URL", help="The service's address.", show_default="the local stack's"),
-    ] = None,
+    url: UrlOption = None,
 ) -> None:
     """The kill switch: nobody may use a suspended user's or account's credentials. By asking the running service.
 
     As whoever the token in CREDENTIALS_TOKEN is of; for a local stack's own service, as an operator by itself.
     """
-    from service.commands.service_client import find_target
-
-    # Worked out when a command asks, so that `-h` needs neither a service nor a token.
-    context.obj = lambda: find_target(url, os.environ.get("CREDENTIALS_TOKEN"), state_dir)
+    note_target(context, url, state_dir)
 
 
 @app.command("list")
@@ -56,7 +46,7 @@ def list_suspensions(context: typer.Context, as_json: JsonOption = False) -> Non
         ]
         return listed
 
-    listed = _asked(context, found)
+    listed = asked(context, found)
     _print({"suspensions": listed}, listed, as_json)
     if len(listed) == _PAGE:
         typer.echo(f"These are the newest {_PAGE}; the others are at /v1/suspensions, page by page.", err=True)
@@ -81,7 +71,7 @@ def suspend(
     async def suspended(client: "ServiceClient") -> Json:
         return (await client.call("POST", path, SuspensionDetails, body={"reason": reason}))[1]
 
-    made = _asked(context, suspended)
+    made = asked(context, suspended)
     _print(made, [made], as_json)
 
 
@@ -93,7 +83,7 @@ def resume(context: typer.Context, user: User = None, account: Account = None) -
     async def resumed(client: "ServiceClient") -> None:
         await client.call("DELETE", path)
 
-    _asked(context, resumed)
+    asked(context, resumed)
     typer.echo("resumed")
 
 
@@ -105,19 +95,6 @@ def _path(user: str | None, account: str | None) -> str:
         # Encoded too, the client would take them for steps up the path.
         raise ConfigurationError("--user: a name of one or two dots can't be put into an address by this command")
     return f"/v1/{kind}/{quote(str(name), safe='')}/suspension"
-
-
-def _asked(context: typer.Context, work: "Callable[[ServiceClient], Coroutine[Any, Any, _Result]]") -> _Result:
-    """What `work` brings, with a client of the service."""
-    from service.commands.service_client import ServiceClient
-
-    target: Target = context.obj()
-
-    async def asked() -> _Result:
-        async with ServiceClient.open(target) as client:
-            return await work(client)
-
-    return asyncio.run(asked())
 
 
 def _print(document: Json, listed: list[Json], as_json: bool) -> None:
