@@ -142,7 +142,6 @@ class Runtime:
             stack.push_async_callback(reader.aclose)
             kv_writes = FairQueue(at_once=settings.kv_writes_at_once, waiting=settings.max_waiting, name="kv-writes")
             stack.push_async_callback(kv_writes.aclose)
-            opener = CredentialOpener(log, batches, usage)
             handing_off = FairQueue(at_once=AT_ONCE, waiting=settings.max_waiting, name="handoffs")
             stack.push_async_callback(handing_off.aclose)
             wrapper = TransitWrapper(vault, wire, settings.transit_mount)
@@ -162,12 +161,16 @@ class Runtime:
             reconciler = Reconciler(PostgresReconciliationStore(database, settings), ciphertexts, sealed, skew, layout)
             key_store = PostgresKeyStore(database)
             keys = KeyInventory(key_reader, key_store, layout)
-            controls = PostgresControlStore(database)
-            suspects = Suspects(controls)
+            # Its own few connections: a queue of other people's statements must neither hold up a suspension, nor have
+            # every call under way cut because nobody could ask about it.
+            reserved = settings.model_copy(update={"database_pool_size": 2})
+            controls = PostgresControlStore(await stack.enter_async_context(Database.open(reserved)))
+            suspects = Suspects(PostgresControlStore(database))
             under_way = UsesUnderWay(
                 controls, recheck_seconds=settings.recheck_seconds, grace_seconds=settings.recheck_grace_seconds
             )
             stack.push_async_callback(under_way.aclose)
+            opener = CredentialOpener(log, batches, usage, under_way)
             provider_http = await stack.enter_async_context(provider_session(AuthenticatedRequest))
             proxy = Proxy(
                 opener,
@@ -179,6 +182,7 @@ class Runtime:
                 ProxyLimits(
                     at_once=settings.proxy_calls_at_once,
                     at_once_user=settings.proxy_calls_at_once_user,
+                    at_once_caller=settings.proxy_calls_at_once_caller,
                     idle_seconds=settings.proxy_idle_seconds,
                     call_seconds=settings.proxy_call_seconds,
                 ),
@@ -196,7 +200,7 @@ class Runtime:
                 opener=opener,
                 writer=CredentialWriter(store, log, ciphertexts, sealed, opener, idempotency, providers, layout),
                 validator=CredentialValidator(store, opener, providers, suspects, ProviderPauses()),
-                hand_offs=HandOffs(log, log, cache, wrapper, layout, usage, handing_off),
+                hand_offs=HandOffs(log, log, cache, wrapper, layout, usage, handing_off, under_way),
                 proxy=proxy,
                 rate_limits=RateLimits(settings),
                 readiness=_readiness(settings, vault, database, cipher, layout, reconciler, SkewWatch(skew)),

@@ -96,6 +96,8 @@ class LimitedProtocol(HttpToolsProtocol):
         # uvicorn answers what a callback raises with 400.
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             raise ValueError("another version of HTTP")
+        if self.parser.get_http_version() == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
+            raise ValueError("framing that HTTP/1.0 has not (RFC 9112, 6.1)")
         if b"#" in self.url:
             # The parser would drop it, and with it whatever somebody before us took for the path.
             raise ValueError("a target has a fragment")
@@ -136,6 +138,13 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn's; but in the middle of another answer's bytes it would be taken for a part of it."""
+        if self._is_between_requests():
+            super().send_400_response(msg)
+        else:
+            self.transport.abort()
 
     def _refuse(self) -> None:
         # In the middle of another answer's bytes a 431 would be taken for a part of it.

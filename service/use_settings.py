@@ -36,6 +36,9 @@ class UseSettings(BaseSettings):
     proxy_calls_at_once_user: int = Field(
         default=64, ge=1, le=1000, description="The same, for each user: one who is slow doesn't stop all others."
     )
+    proxy_calls_at_once_caller: int = Field(
+        default=192, ge=1, le=1000, description="The same, for each caller, an orchestrator say, whoever it acts for."
+    )
     recheck_seconds: float = Field(
         default=0.5, gt=0, le=10, description="How often calls under way are looked at for a suspension."
     )
@@ -58,6 +61,7 @@ class UseSettings(BaseSettings):
     suspect_seconds: float = Field(
         default=300.0,
         gt=0,
+        le=86_400,
         description="How long it has to be suspect; what turns suspect as shortly before or after counts as at once.",
     )
     suspects_at_once: int = Field(

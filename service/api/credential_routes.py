@@ -11,8 +11,9 @@ from service.api.json_body import StoreBody, UpdateBody, body_schema
 from service.api.pagination import credential_cursor, cut_page
 from service.api.preconditions import IdempotencyKey, IfMatch, set_etag
 from service.api.query_parameters import CredentialQuery, NoQuery, OnceEach
+from service.api.rate_limiting import MayRollBackNow, MayStoreNow, MayUpdateNow
 from service.api.runtime import ApiRuntime
-from service.authz.dependencies import MayDelete, MayRead, MayRollBack, MayStore, MayUpdate
+from service.authz.dependencies import MayDelete, MayRead
 from service.modules.credential_writer import NewCredential
 from service.modules.records import Credential, Cursor
 from service.schemas.credential_metadata import CredentialMetadata, CredentialPage
@@ -35,11 +36,11 @@ _LINK = {"Link": {"description": 'The next page, `rel="next"`; absent on the las
 @router.post(
     "/credentials",
     status_code=201,
-    responses={201: {"headers": {**_ETAG, **_LOCATION}}, **documented(409, 413, 415)},
+    responses={201: {"headers": {**_ETAG, **_LOCATION}}, **documented(409, 413, 415, 429)},
     openapi_extra=body_schema(StoreCredentialRequest),
 )
 async def store_credential(
-    access: MayStore,
+    access: MayStoreNow,
     runtime: ApiRuntime,
     _query: NoQuery,
     idempotency_key: IdempotencyKey,
@@ -81,11 +82,11 @@ async def get_credential(
 
 @router.patch(
     "/credentials/{credential_id}",
-    responses={200: {"headers": _ETAG}, **documented(404, 409, 412, 413, 415, 428)},
+    responses={200: {"headers": _ETAG}, **documented(404, 409, 412, 413, 415, 428, 429)},
     openapi_extra=body_schema(UpdateCredentialRequest),
 )
 async def update_credential(
-    access: MayUpdate,
+    access: MayUpdateNow,
     runtime: ApiRuntime,
     _query: NoQuery,
     credential_id: CredentialId,
@@ -124,10 +125,10 @@ async def delete_credential(
 
 @router.post(
     "/credentials/{credential_id}/rollback",
-    responses={200: {"headers": _ETAG}, **documented(404, 409, 412, 428)},
+    responses={200: {"headers": _ETAG}, **documented(404, 409, 412, 428, 429)},
 )
 async def roll_back_credential(
-    access: MayRollBack,
+    access: MayRollBackNow,
     runtime: ApiRuntime,
     _query: NoQuery,
     credential_id: CredentialId,

@@ -12,7 +12,6 @@ from service.api.json_body import HandOffBody, HandOffFailureBody, body_schema
 from service.api.query_parameters import NoQuery
 from service.api.rate_limiting import HEADERS, MayHandOffNow
 from service.api.runtime import ApiRuntime
-from service.authz.dependencies import MayHandOff
 from service.modules.handoff import HandedOff
 from service.schemas.handoff_schemas import HandOffFailureRequest, HandOffRequest, HandOffResponse
 from service.settings import Settings
@@ -20,7 +19,7 @@ from service.settings import Settings
 router = APIRouter(
     prefix="/v1",
     tags=["use"],
-    responses=documented(401, 403, 404, 409, 413, 415, 422, 500, 502, 503),
+    responses=documented(401, 403, 404, 409, 413, 415, 422, 429, 500, 502, 503),
     route_class=DirectRoute,
 )
 
@@ -34,7 +33,7 @@ _OPTIONAL_BODY: dict[str, Any] = {
 @router.post(
     "/credentials/{credential_id}/handoff",
     openapi_extra=_OPTIONAL_BODY,
-    responses={200: {"headers": HEADERS}, **documented(429)},
+    responses={200: {"headers": HEADERS}},
 )
 async def hand_off(
     access: MayHandOffNow, runtime: ApiRuntime, _query: NoQuery, credential_id: CredentialId, body: HandOffBody
@@ -55,7 +54,7 @@ async def hand_off(
     openapi_extra=body_schema(HandOffFailureRequest),
 )
 async def report_failure(
-    access: MayHandOff,
+    access: MayHandOffNow,
     runtime: ApiRuntime,
     _query: NoQuery,
     credential_id: CredentialId,

@@ -12,7 +12,16 @@ from fastapi import Depends, Request
 from starlette.types import Scope
 
 from service.api.runtime import ApiRuntime, Runtime
-from service.authz.dependencies import MayHandOff, MayProxy, MayTrade, MayValidate, MayValidateGiven
+from service.authz.dependencies import (
+    MayHandOff,
+    MayProxy,
+    MayRollBack,
+    MayStore,
+    MayTrade,
+    MayUpdate,
+    MayValidate,
+    MayValidateGiven,
+)
 from service.modules.rate_limits import WINDOW, Standing, Use
 from service.modules.records import OwnerAccess
 
@@ -71,6 +80,26 @@ async def _trade(access: MayTrade, request: Request, runtime: ApiRuntime) -> Own
     return _counted(request, runtime, Use.PROXY, access)
 
 
+def _saving(access: OwnerAccess, request: Request, runtime: Runtime) -> OwnerAccess:
+    """A save for one type of account has the provider asked about the keys, and so counts as a validation."""
+    return access if access.account_type is None else _counted(request, runtime, Use.VALIDATE, access)
+
+
+async def _store(access: MayStore, request: Request, runtime: ApiRuntime) -> OwnerAccess:
+    return _saving(access, request, runtime)
+
+
+async def _update(access: MayUpdate, request: Request, runtime: ApiRuntime) -> OwnerAccess:
+    return _saving(access, request, runtime)
+
+
+async def _roll_back(access: MayRollBack, request: Request, runtime: ApiRuntime) -> OwnerAccess:
+    return _saving(access, request, runtime)
+
+
+MayStoreNow = Annotated[OwnerAccess, Depends(_store)]
+MayUpdateNow = Annotated[OwnerAccess, Depends(_update)]
+MayRollBackNow = Annotated[OwnerAccess, Depends(_roll_back)]
 MayHandOffNow = Annotated[OwnerAccess, Depends(_hand_off)]
 MayValidateNow = Annotated[OwnerAccess, Depends(_validate)]
 MayValidateGivenNow = Annotated[OwnerAccess, Depends(_validate_given)]

@@ -1,25 +1,31 @@
 """Opening: authorise and record, fetch the ciphertext, decrypt, hand over, wipe. In that order and no other."""
 
+import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from service.errors import CiphertextGone, InvalidInput, KeyVersionRetired
+from service.errors import CiphertextGone, CredentialsError, InvalidInput, KeyVersionRetired
 from service.memory.revealed import RevealedSecret
 from service.modules.input_checks import check_user_id, uuid_from
-from service.modules.open_batches import OpenBatches, Opened
+from service.modules.open_batches import OpenBatches, Opened, failure_of
 from service.modules.ports import AccessLog, CallerConnection
 from service.modules.records import Action, Credential, OpenRequest, OwnerAccess
 from service.modules.secret_pair import reveal_pair, wipe_pair
 from service.modules.usage import UsageRecorder
+from service.modules.uses_under_way import UsesUnderWay
+
+_log = logging.getLogger(__name__)
 
 
 class CredentialOpener:
     """Opens credentials for those who may.
 
     Guarantees: before transit is asked, the opening has been authorised and its event committed; a decryption that
-    fails after that is a second event; the plaintext is wiped when the block ends, however it ends. Does not: follow
-    copies that the block makes.
+    fails after that is a second event, and so is one that took so long that the grant was asked for once more and is
+    no longer good; the plaintext is wiped when the block ends, however it ends. Does not: follow copies that the block
+    makes; end a block whose user is suspended while it runs.
     """
 
     def __init__(
@@ -27,10 +33,12 @@ class CredentialOpener:
         log: AccessLog,
         batches: OpenBatches,
         usage: UsageRecorder,
+        uses: UsesUnderWay,
     ) -> None:
         self._log = log
         self._batches = batches
         self._usage = usage
+        self._uses = uses
 
     @asynccontextmanager
     async def reveal(
@@ -93,9 +101,29 @@ class CredentialOpener:
             accept=accept,
         )
         try:
-            opened = await self._batches.open(request, conn)
+            opened = await self._opened(request, conn)
         except (CiphertextGone, KeyVersionRetired):
             # An update, rewrap or retirement came between the row and the ciphertext: the row says where it is now.
-            opened = await self._batches.open(request, conn)
+            opened = await self._opened(request, conn)
         self._usage.note(opened.credential.id)
         return opened
+
+    async def _opened(self, request: OpenRequest, conn: CallerConnection | None) -> Opened:
+        """One try, whose grant still holds when it is done."""
+        asked = time.monotonic()
+        opened = await self._batches.open(request, conn)
+        try:
+            await self._uses.check_late(request.access, opened.credential, asked=asked, disabled=request.allow_inactive)
+        except BaseException as error:
+            opened.pair.wipe()
+            if isinstance(error, CredentialsError):
+                await self._record_late(request, opened.credential, error)
+            raise
+        return opened
+
+    async def _record_late(self, request: OpenRequest, credential: Credential, error: CredentialsError) -> None:
+        try:
+            await self._log.record([failure_of(request, credential, error)])
+        except CredentialsError as unrecorded:
+            # The grant is on record; that it came to nothing isn't. The caller's own error matters more.
+            _log.warning("a failed open was not recorded", extra={"error": type(unrecorded).__name__})

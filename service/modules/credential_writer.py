@@ -118,7 +118,7 @@ class CredentialWriter:
             record = await self._idempotency.record(access, _STORE_ROUTE, idempotency_key, digest, draft.id)
         try:
             with join_pair(new.api_key, new.secret_key) as pair:
-                draft = await self._guard.checked(access, draft, pair)
+                draft = await self._guarded(access, draft, Action.STORE, pair)
                 return await self._insert(access, draft, pair, record, conn)
         except ConcurrentUpdate:
             # The same request, sent twice at once: the other one is committed, so this one's answer is there too.

@@ -22,10 +22,11 @@ from service.modules.coalescer import FairQueue
 from service.modules.derivation_context import context_of
 from service.modules.handoff_ports import HandOffLog, WrappedPair, Wrapper
 from service.modules.input_checks import check_user_id, uuid_from
-from service.modules.open_batches import check_version, failure_reason
+from service.modules.open_batches import check_version, failure_of
 from service.modules.ports import AccessLog
-from service.modules.records import Action, Credential, Event, OpenRequest, Outcome, OwnerAccess
+from service.modules.records import Action, Credential, OpenRequest, OwnerAccess
 from service.modules.usage import UsageRecorder
+from service.modules.uses_under_way import UsesUnderWay
 from service.modules.vault_layout import VaultLayout
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class HandOffs:
         layout: VaultLayout,
         usage: UsageRecorder,
         queue: FairQueue,
+        uses: UsesUnderWay,
     ) -> None:
         self._log = log
         self._unwraps = unwraps
@@ -76,6 +78,7 @@ class HandOffs:
         self._layout = layout
         self._usage = usage
         self._queue = queue
+        self._uses = uses
 
     async def hand_off(self, access: OwnerAccess, credential_id: str | UUID, ttl: int) -> HandedOff:
         """A token for the credential's pair, which lasts `ttl` seconds. Whoever gets it wipes `wrapped.token`.
@@ -131,7 +134,9 @@ class HandOffs:
         if isinstance(credential, Exception):
             raise credential
         try:
-            return HandedOff(handoff_id, credential, await self._wrapped(request, credential, handoff_id, ttl))
+            # Vault may be slow, and whoever is suspended meanwhile gets no token.
+            async with self._uses.watched(request.access, credential):
+                return HandedOff(handoff_id, credential, await self._wrapped(request, credential, handoff_id, ttl))
         except CredentialsError as error:
             await self._record_failure(request, credential, handoff_id, error)
             raise
@@ -153,18 +158,7 @@ class HandOffs:
     async def _record_failure(
         self, request: OpenRequest, credential: Credential, handoff_id: UUID, error: CredentialsError
     ) -> None:
-        event = Event(
-            access=request.access,
-            credential_id=credential.id,
-            account_id=credential.account_id,
-            owner=credential.user_id,
-            action=Action.HAND_OFF,
-            outcome=Outcome.FAILED,
-            reason=failure_reason(error),
-            transit_key=credential.transit_key,
-            transit_key_version=credential.transit_key_version,
-            batch_id=handoff_id,
-        )
+        event = failure_of(request, credential, error, batch_id=handoff_id)
         try:
             await self._log.record([event])
         except CredentialsError as unrecorded:

@@ -18,12 +18,15 @@ from service.errors import (
     CiphertextGone,
     CiphertextRejected,
     ConnectionBusy,
+    CredentialInactive,
+    CredentialNotFound,
     CredentialsError,
     CredentialUnreadable,
     InvalidInput,
     KeyVersionRetired,
     NothingToRollBack,
     ProxyRefused,
+    Suspended,
     TemporarilyUnavailable,
     again,
 )
@@ -47,6 +50,9 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (InvalidInput, "invalid_input"),
     (ProxyRefused, "proxy_refused"),
     (AccountTypeUnknown, "account_type_unknown"),
+    (Suspended, "suspended"),
+    (CredentialInactive, "inactive"),
+    (CredentialNotFound, "not_found"),
     (TemporarilyUnavailable, "unavailable"),
 )
 
@@ -239,18 +245,7 @@ class OpenBatches:
 
     async def _record_failures(self, failures: list[tuple[OpenRequest, Granted, CredentialsError]]) -> None:
         events = [
-            Event(
-                access=request.access,
-                credential_id=granted.credential.id,
-                account_id=granted.credential.account_id,
-                owner=granted.credential.user_id,
-                action=request.action,
-                outcome=Outcome.FAILED,
-                reason=failure_reason(error),
-                transit_key=granted.credential.transit_key,
-                transit_key_version=granted.credential.transit_key_version,
-                batch_id=granted.batch_id,
-            )
+            failure_of(request, granted.credential, error, batch_id=granted.batch_id)
             for request, granted, error in failures
         ]
         try:
@@ -265,9 +260,22 @@ class OpenBatches:
         await asyncio.gather(*self._recording)
 
 
-def failure_reason(error: CredentialsError) -> str:
-    """What the event of a use that was granted and then failed gives as its reason."""
-    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "vault_refused")
+def failure_of(
+    request: OpenRequest, credential: Credential, error: CredentialsError, *, batch_id: UUID | None = None
+) -> Event:
+    """The event of a use that was granted and then failed."""
+    return Event(
+        access=request.access,
+        credential_id=credential.id,
+        account_id=credential.account_id,
+        owner=credential.user_id,
+        action=request.action,
+        outcome=Outcome.FAILED,
+        reason=next((reason for kind, reason in _REASONS if isinstance(error, kind)), "vault_refused"),
+        transit_key=credential.transit_key,
+        transit_key_version=credential.transit_key_version,
+        batch_id=batch_id,
+    )
 
 
 def check_version(seal: Seal, reference: TransitReference) -> None:

@@ -37,6 +37,7 @@ class ProxyLimits:
 
     at_once: int
     at_once_user: int
+    at_once_caller: int
     idle_seconds: float
     call_seconds: float
 
@@ -69,7 +70,7 @@ class Proxy:
         self._uses = uses
         self._limits = limits
         self._under_way = 0
-        self._of_user: Counter[str] = Counter()
+        self._of: Counter[tuple[str, str]] = Counter()
 
     async def forward(self, access: OwnerAccess, call: ProxyCall, caller: ProxyCaller) -> None:
         """Passes one call on, and its answer back, errors of the provider's own included.
@@ -80,7 +81,7 @@ class Proxy:
         Raises:
             CredentialDenied, CredentialUnreadable, TemporarilyUnavailable: as `CredentialOpener.reveal`; not sent.
             ProxyRefused, AccountTypeUnknown, InvalidInput: this may not be called; not sent.
-            Busy: too many calls are under way, here or for this user; not sent.
+            Busy: too many calls are under way, here, for this user or by this caller; not sent.
             ProviderUnavailable: not sent; or a read's answer didn't come. ProviderRefused: a read was answered with a
                 redirect, which is not followed.
             ProviderOutcomeUnknown: it was sent, is no read, and was cut off, or no answer's head came, or a redirect.
@@ -88,18 +89,20 @@ class Proxy:
                 is a read.
             CallerGone: the caller hung up.
         """
-        user_id = access.user_id
-        if self._under_way >= self._limits.at_once or self._of_user[user_id] >= self._limits.at_once_user:
+        limits = self._limits
+        whose = {("user", access.user_id): limits.at_once_user, ("caller", access.actor): limits.at_once_caller}
+        if self._under_way >= limits.at_once or any(self._of[each] >= most for each, most in whose.items()):
             raise Busy
         self._under_way += 1
-        self._of_user[user_id] += 1
+        self._of.update(whose.keys())
         try:
             await self._forward(access, call, caller)
         finally:
             self._under_way -= 1
-            self._of_user[user_id] -= 1
-            if not self._of_user[user_id]:
-                del self._of_user[user_id]
+            for each in whose:
+                self._of[each] -= 1
+                if not self._of[each]:
+                    del self._of[each]
 
     async def _forward(self, access: OwnerAccess, call: ProxyCall, caller: ProxyCaller) -> None:
         base_url = ""
@@ -158,8 +161,11 @@ class Proxy:
                 await self._suspects.refused(access, credential)
             elif provider.accepts_keys(status, path):
                 await self._suspects.accepted(access, credential)
-        except CredentialsError as error:
-            _log.warning("what a provider said of keys was not noted", extra={"error": type(error).__name__})
+        except Exception as error:  # noqa: BLE001 - a provider's module may be anybody's
+            _log.warning(
+                "what a provider said of keys was not noted",
+                extra={"error": type(error).__name__, "exception": exception_location(error)},
+            )
 
 
 class _Key:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID
 
-from service.errors import CredentialsError, DatabaseUnavailable, Suspended, again
+from service.errors import CredentialInactive, CredentialsError, DatabaseUnavailable, Suspended, again
 from service.exception_location import exception_location
 from service.modules.control_ports import ControlStore, Suspendable
 from service.modules.records import Credential, OwnerAccess
@@ -89,7 +89,7 @@ class UsesUnderWay:
         try:
             if time.monotonic() - self._cut < _ASKED_AT_ENTRY:
                 # It may have been granted before that suspension, which cut only what was here by then.
-                await self._ask_about(use)
+                await self._ask_about(use.user_id, use.credential_id)
             yield
         except BaseException as error:
             self._uses.discard(use)
@@ -120,9 +120,21 @@ class UsesUnderWay:
             with suppress(asyncio.CancelledError):
                 await self._watching
 
-    async def _ask_about(self, use: _Use) -> None:
-        (denial,) = await self._store.cut_off([(use.user_id, use.credential_id)])
-        if denial is not None:
+    async def check_late(self, access: OwnerAccess, credential: Credential, *, asked: float, disabled: bool) -> None:
+        """Looks whether what was granted may still be used, if that was long ago: Vault may be slow, and a suspension
+        has to count all the same. A use that began less than `recheck_seconds` after `asked` costs no statement.
+
+        `asked`: on `time.monotonic`'s clock, before the grant was asked for. `disabled`: a disabled one will do.
+
+        Raises:
+            Suspended, CredentialInactive, CredentialNotFound; TemporarilyUnavailable: Postgres could not be asked.
+        """
+        if time.monotonic() - asked > self._recheck:
+            await self._ask_about(access.user_id, credential.id, disabled=disabled)
+
+    async def _ask_about(self, user_id: str, credential_id: UUID, *, disabled: bool = False) -> None:
+        (denial,) = await self._store.cut_off([(user_id, credential_id)])
+        if denial is not None and not (disabled and isinstance(denial, CredentialInactive)):
             raise denial
 
     @staticmethod

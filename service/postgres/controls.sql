@@ -59,8 +59,8 @@ WITH turned AS (
     WHERE id = $1 AND secret_version = $2 AND suspect_since IS NULL
     RETURNING *
 ), counted AS (
-    INSERT INTO public.suspect_turns (credential_type, credential_id, at)
-    SELECT credential_type, id, suspect_since FROM turned
+    INSERT INTO public.suspect_turns (credential_type, credential_id, user_id, at)
+    SELECT credential_type, id, user_id, suspect_since FROM turned
 )
 INSERT INTO public.credential_events (credential_id, user_id, account_id, acting_user, actor, action, outcome, reason,
                                       transit_key, transit_key_version, request_id)
@@ -87,7 +87,9 @@ WITH forgotten AS (
     WHERE c.suspect_since <= now() - make_interval(secs => $1)
       AND c.suspect_since > now() - interval '7 days' - make_interval(secs => $1)
       AND c.is_active
-      AND (SELECT count(DISTINCT t.credential_id) FROM public.suspect_turns t
+      AND (SELECT greatest(count(DISTINCT t.user_id),
+                            count(DISTINCT t.credential_id) FILTER (WHERE t.user_id = c.user_id))
+           FROM public.suspect_turns t
            WHERE t.credential_type = c.credential_type
              AND t.at BETWEEN c.suspect_since - make_interval(secs => $1)
                           AND c.suspect_since + make_interval(secs => $1)) < $2

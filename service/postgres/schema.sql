@@ -200,6 +200,7 @@ CREATE TABLE public.schema_migrations (
 CREATE TABLE public.suspect_turns (
     credential_type text NOT NULL,
     credential_id uuid NOT NULL,
+    user_id text NOT NULL,
     at timestamp with time zone NOT NULL
 );
 

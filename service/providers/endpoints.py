@@ -1,6 +1,7 @@
 """Which calls may be made to a provider: the methods and paths that its documentation lists, and nothing else."""
 
 import re
+import unicodedata
 from typing import Generic, TypeVar
 from urllib.parse import unquote
 
@@ -61,5 +62,6 @@ def names_in_query(query: str) -> set[str]:
         name = unquote(parameter.partition("=")[0])
         if unquote(name) != name:
             raise InvalidInput("query", "must have no name that is escaped twice")
-        names.add("".join(character for character in name.casefold() if character.isalnum()))
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        names.add("".join(character for character in folded if character.isalnum()))
     return names

@@ -171,7 +171,7 @@ class Polygon:
             InvalidInput: the query names a key, which would go before the credential's own, and be logged with the URL.
         """
         _ENDPOINTS.host(method, path)
-        if "apikey" in names_in_query(query):
+        if any("apikey" in name for name in names_in_query(query)):
             raise InvalidInput("query", "must not name a key: the credential's own is added")
         return self._base_url
 

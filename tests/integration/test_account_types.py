@@ -253,9 +253,8 @@ async def test_keys_are_saved_only_if_they_are_of_the_account_type_that_has_to_b
     assert problem_of(answer)[:2] == (status, name)
     assert all(key not in answer.text for key in (body or {}).values())
     assert await owner_conn.fetch("SELECT * FROM credentials WHERE user_id = $1", owner.user_id) == before
-    if which > 0:
-        reason = "account_type" if status == 403 else "keys_refused"
-        assert await last_event(owner_conn, owner.user_id) == ("denied", reason)
+    reason = "account_type" if status == 403 else "keys_refused"
+    assert await last_event(owner_conn, owner.user_id) == ("denied", reason)
 
 
 @pytest.mark.parametrize("which", range(3), ids=SAVES)
@@ -269,6 +268,24 @@ async def test_a_provider_that_can_not_be_asked_has_nothing_saved_where_it_has_t
     answer = await rest.request(method, address, json=body, headers={**owner.headers, HEADER: "paper"})
     assert problem_of(answer) == (503, "provider-throttled", "7")
     assert await owner_conn.fetch("SELECT * FROM credentials WHERE user_id = $1", owner.user_id) == before
+
+
+@pytest.mark.parametrize("which", range(3), ids=SAVES)
+async def test_what_asks_the_provider_at_a_save_counts_as_a_validation(
+    which: int, stack: Stack, rest: httpx.AsyncClient, owner: Owner, alpaca: AlpacaStandIn
+) -> None:
+    """Else it would be a way to try keys as often as one likes."""
+    path = await has_two_secrets(rest, owner, "paper")
+    async with client_on(stack.settings(alpaca_base_url=alpaca.url, validations_per_minute=1)) as limited:
+        headers = {**owner.headers, HEADER: "live"}
+        statuses = []
+        for _ in range(3):
+            method, address, body = saves(path, owner, "paper")[which]
+            statuses.append((await limited.request(method, address, json=body, headers=headers)).status_code)
+        assert statuses == [403, 429, 429]
+        assert len(alpaca.seen) == 1
+        method, address, body = saves(path, owner, "paper")[which]
+        assert (await limited.request(method, address, json=body, headers=owner.headers)).is_success  # asks nobody
 
 
 async def test_where_any_account_will_do_the_provider_is_not_asked(

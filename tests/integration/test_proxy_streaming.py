@@ -265,3 +265,25 @@ async def test_more_calls_than_may_be_under_way_are_refused_and_one_user_cannot_
             each.end()
         assert [(await call).status_code for call in calls] == [200] * 3
         assert (await service.call(held, "GET")).status_code == 200
+
+
+async def test_one_caller_cannot_hold_all_calls_whoever_it_acts_for(
+    stack: Stack, bearer: Callable[..., Headers]
+) -> None:
+    async with proxied(stack, bearer, proxy_calls_at_once=3, proxy_calls_at_once_caller=2) as service:
+        robot, holders = bearer("orchestrator", "robot"), [await service.held() for _ in range(3)]
+        streams = [Streamed() for _ in range(2)]
+        service.alpaca.script(*streams)
+
+        def called(held: Held) -> "asyncio.Future[httpx.Response]":
+            acting = Held(held.id, held.user_id, {**robot, "X-User-Id": held.user_id}, held.keys)
+            return asyncio.ensure_future(service.call(acting, "GET"))
+
+        calls = [called(each) for each in holders[:2]]
+        await until(lambda: len(service.alpaca.seen) == 2)
+        assert refusal(await called(holders[2])) == (503, "busy")
+        other = await service.held()
+        assert (await service.call(other, "GET")).status_code == 200
+        for each in streams:
+            each.end()
+        assert [(await call).status_code for call in calls] == [200] * 2

@@ -23,7 +23,7 @@ LARGE = 40_000_000  # more than the sockets' buffers hold
 
 
 async def answering(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """An application that answers at once; at /read only after the whole body; at /large with much."""
+    """An application that answers at once; at /read only after the whole body; at /large with much; at /half half."""
     if scope["type"] == "lifespan":
         for part in ("startup", "shutdown"):
             await receive()
@@ -32,6 +32,12 @@ async def answering(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["path"] == "/read":
         while (await receive()).get("more_body"):
             pass
+    if scope["path"] == "/half":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"500")]})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
     body = b"l" * LARGE if scope["path"] == "/large" else b"ok"
     length = str(len(body)).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
@@ -206,6 +212,32 @@ def test_a_request_under_way_has_no_deadline_of_headers(address: tuple[str, int]
         time.sleep(1)
         connection.sendall(b"b")
         assert rest_of(connection).startswith(OK)
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"GET /#x HTTP/1.1", b"GET / HTTP/2.0", b"GET / HTTP/1.1 x", b"nonsense"], ids=repr
+)
+def test_what_is_no_request_is_answered_400_but_not_in_the_middle_of_another_answer(
+    request_line: bytes, address: tuple[str, int]
+) -> None:
+    wrong = request_line + b"\r\nHost: x\r\n\r\n"
+    with socket.create_connection(address) as connection:
+        connection.sendall(wrong)
+        assert rest_of(connection).startswith(b"HTTP/1.1 400 ")
+    with socket.create_connection(address) as connection:
+        connection.sendall(GET.replace(b"/ ", b"/half ") + b"\r\n")
+        got = b""
+        while not got.endswith(b"half"):
+            got += connection.recv(1024)
+        connection.sendall(wrong)
+        assert rest_of(connection) == b""
+
+
+def test_chunks_in_http_1_0_are_refused(address: tuple[str, int]) -> None:
+    """Somebody before us may know of none in it, and see another request in the body (RFC 9112, 6.1)."""
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"POST /read HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")
+        assert rest_of(connection).startswith(b"HTTP/1.1 400 ")
 
 
 def test_above_the_bound_of_connections_the_answer_is_503() -> None:

@@ -312,6 +312,18 @@ async def test_the_providers_fault_stays_that_whatever_becomes_of_the_others(
     assert await swept.disabled(kept) == [False]
 
 
+async def test_one_user_can_not_make_others_look_like_the_providers_fault(
+    at: Callable[[int], Swept], owner_conn: Connection
+) -> None:
+    """By made-up keys, say, which are deleted again; but many of one user's own are no more than one's fault."""
+    swept = at(480)
+    victim, *made_up = [await swept.suspect(later=later) for later in (0, 1, 2, 3)]
+    mallory = "UPDATE suspect_turns SET user_id = 'mallory' WHERE credential_id = ANY($1)"
+    await swept.execute(mallory, made_up)
+    await swept.execute("UPDATE credentials SET user_id = 'mallory' WHERE id = ANY($1)", made_up)
+    assert await swept.disabled(victim, *made_up) == [True, False, False, False]
+
+
 async def test_one_credential_that_turns_suspect_again_and_again_is_one(at: Callable[[int], Swept]) -> None:
     swept = at(500)
     alone = await swept.suspect()

@@ -26,7 +26,8 @@ STATEMENTS = {
     "clear a suspect": "UPDATE credentials SET suspect_since = NULL WHERE user_id = $1",
     "disable": "UPDATE credentials SET is_active = false WHERE user_id = $1",
     "see turns": "SELECT * FROM suspect_turns WHERE credential_type = $1",
-    "add a turn": "INSERT INTO suspect_turns (credential_type, credential_id, at) SELECT $1, gen_random_uuid(), now()",
+    "add a turn": "INSERT INTO suspect_turns (credential_type, credential_id, user_id, at)"
+    " SELECT $1, gen_random_uuid(), 'u', now()",
     "change a turn": "UPDATE suspect_turns SET at = now() WHERE credential_type = $1",
     "forget turns": "DELETE FROM suspect_turns WHERE credential_type = $1",
 }

@@ -58,10 +58,11 @@ def test_massive_is_polygon_under_another_address(monkeypatch: pytest.MonkeyPatc
     assert provider.base_url("GET", "/v2/last/trade/AAPL", "", None) == "https://api.massive.com"
 
 
-def test_of_polygon_a_key_in_the_query_is_refused() -> None:
+@pytest.mark.parametrize("query", ["a=1&apiKey=x", "apiKey[0]=x", "apiKey%3Dx", "my_api-key=x"])
+def test_of_polygon_a_key_in_the_query_is_refused(query: str) -> None:
     provider = Polygon(httpx.AsyncClient(), "https://api.polygon.io")
     with pytest.raises(InvalidInput) as caught:
-        provider.base_url("GET", "/v2/last/trade/AAPL", "a=1&apiKey=x", None)
+        provider.base_url("GET", "/v2/last/trade/AAPL", query, None)
     assert caught.value.field == "query"
 
 

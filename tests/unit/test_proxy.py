@@ -42,7 +42,7 @@ class Around:
         self.trouble: Exception | None = None
         self.noting: Exception | None = None
         self.has_body = False
-        limits = ProxyLimits(at_once=2, at_once_user=2, idle_seconds=30, call_seconds=30)
+        limits = ProxyLimits(at_once=2, at_once_user=2, at_once_caller=2, idle_seconds=30, call_seconds=30)
         provider = SimpleNamespace(
             base_url=self._base_url,
             headers=self._headers,

@@ -23,6 +23,13 @@ CASES = [
     (("* /v2/orders",), "DELETE", "/v2/orders", True),
     (("POST /*",), "POST", "/v2/orders", True),
     (("GET /v2/account", "POST /v2/orders"), "POST", "/v2/orders", True),
+    (("GET /v2/*/bars",), "GET", "/v2/stocks/AAPL/bars", True),
+    (("GET /v2/*/bars",), "GET", "/v2/bars", False),
+    (("GET /v2/*a*b*",), "GET", "/v2/ab", True),
+    (("GET /v2/*a*b*",), "GET", "/v2/ba", False),
+    (("GET /v2/aXa*aXa",), "GET", "/v2/aXaXa", False),  # nothing counts for two parts
+    (("GET /*/*/x*x",), "GET", "/a/b/xx", True),
+    (("GET /v2/*",), "GET", "/v2/", True),
     ((), "GET", "/v2/account", False),
 ]
 
@@ -38,6 +45,13 @@ def test_a_role_with_rules_may_call_what_one_of_them_says(
         with pytest.raises(ProxyRefused):
             given.check("user", method, path)
     given.check("orchestrator", method, path)  # has no rules
+
+
+def test_no_rule_takes_long_however_many_stars_it_has() -> None:
+    """Tried in every way, this would take longer than the test may."""
+    given = ProxyRules({"user": ("GET /" + "*a" * 40 + "b",)})
+    with pytest.raises(ProxyRefused):
+        given.check("user", "GET", "/" + "a" * 1024)
 
 
 def test_rules_come_from_the_environment_and_are_checked_at_start(monkeypatch: pytest.MonkeyPatch) -> None:

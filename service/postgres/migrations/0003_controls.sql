@@ -26,6 +26,7 @@ CREATE INDEX credentials_suspect ON credentials (credential_type, suspect_since)
 CREATE TABLE suspect_turns (
     credential_type text NOT NULL,
     credential_id   uuid NOT NULL,
+    user_id         text NOT NULL,
     at              timestamptz NOT NULL
 );
 CREATE INDEX suspect_turns_by_type ON suspect_turns (credential_type, at);
