@@ -86,7 +86,7 @@ class Suspended(CredentialDenied):
 
 
 class AccountTypeRefused(CredentialDenied):
-    """Live accounts' credentials are refused here, or the account is of another type than the one required."""
+    """The account is not of the type that is required or allowed here; one that was never validated counts as live."""
 
 
 class AccountTypeUnknown(CredentialsError):

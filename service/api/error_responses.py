@@ -84,7 +84,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     errors.AccountTypeRefused: Answer(
         403,
         "account-type-refused",
-        "The account is live, or not known to be paper, and that is refused here.",
+        "The account is not of the type that has to be; one that was never validated counts as live.",
     ),
     errors.AccountTypeUnknown: Answer(
         409, "account-type-unknown", "Whether the account is paper or live isn't known; validate the credential first."
@@ -131,13 +131,13 @@ ANSWERS: dict[type[Exception], Answer] = {
     errors.DatabaseUnavailable: Answer(503, "database-unavailable", "The database does not answer.", retry_after=5),
     errors.DatabaseNotReady: Answer(503, "database-not-ready", "The database is not migrated.", retry_after=30),
     errors.ProviderUnavailable: Answer(
-        503, "provider-unavailable", "The provider could not be asked; nothing is known of the keys.", retry_after=5
+        503, "provider-unavailable", "The provider did not answer, so nothing is known.", retry_after=5
     ),
     errors.ProviderThrottled: Answer(
         503, "provider-throttled", "The provider is over its rate limit; nothing is known of the keys.", retry_after=60
     ),
     errors.ProviderRefused: Answer(
-        503, "provider-refused", "The provider did not answer the question; nothing is known of the keys."
+        503, "provider-refused", "The provider's answer can't be used (a redirect, say), so nothing is known."
     ),
     errors.ProviderOutcomeUnknown: Answer(
         502, "provider-outcome-unknown", "The call was sent and no whole answer came; it may have been done."

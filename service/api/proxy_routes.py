@@ -150,6 +150,7 @@ def _add(router: APIRouter, method: str, endpoint: Callable[..., Any]) -> None:
         response_class=Response,
         responses={200: _PROVIDERS, "default": _PROVIDERS, **documented(401, 403, 404, 409, 422, 429, 500, 502, 503)},
         operation_id=f"proxy_{method.lower()}",
+        summary="Call the provider",
         openapi_extra=None if method in READS else _BODY,
     )
 

@@ -9,19 +9,19 @@ _PROBLEMS = {
     "missing": "is required",
     "string_type": "must be a string",
     "string_unicode": "must be text that UTF-8 can hold",
-    "string_too_short": "is too short",
-    "string_too_long": "is too long",
+    "string_too_short": "is too short: it must have at least {min_length} characters",
+    "string_too_long": "is too long: it may have {max_length} characters",
     "string_pattern_mismatch": "has characters that are not allowed",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
-    "greater_than_equal": "is too small",
-    "less_than_equal": "is too large",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
     "uuid_type": "must be a UUID",
     "uuid_parsing": "must be a UUID",
-    "enum": "is not one of the allowed values",
-    "literal_error": "is not one of the allowed values",
+    "enum": "must be one of: {expected}",
+    "literal_error": "must be one of: {expected}",
     "model_type": "must be a JSON object",
     "model_attributes_type": "must be a JSON object",
 }
@@ -44,11 +44,17 @@ def problems_of(found: Iterable[Mapping[str, Any]], *, whole: str = "body") -> l
             # Only query_parameters' validators make these, with fixed text.
             problems[names[0] if names else place, item["msg"]] = None
         else:
-            problems[names[0] if names else place, _PROBLEMS.get(kind, "is not valid")] = None
+            problems[names[0] if names else place, _told(kind, item)] = None
     return list(problems)[:20] or [(whole, "is not valid")]
+
+
+def _told(kind: str, item: Mapping[str, Any]) -> str:
+    """What is wrong. The context of errors with a bound in their text is the schema's, and nothing of the value."""
+    text = _PROBLEMS.get(kind, "is not valid")
+    return text.format_map(item["ctx"]) if "{" in text else text
 
 
 def body_problems(error: ValidationError) -> list[tuple[str, str]]:
     """The same of pydantic's own error on a body."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return problems_of({"type": item["type"], "msg": item["msg"], "loc": ("body", *item["loc"])} for item in found)
+    found = error.errors(include_url=False, include_input=False)
+    return problems_of({**item, "loc": ("body", *item["loc"])} for item in found)

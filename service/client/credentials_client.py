@@ -87,6 +87,10 @@ class CredentialsClient:
             raise ConfigurationError(
                 "base_url: must be an https address (http: of this machine), and no more"
             ) from None
+        given: object = token
+        if not callable(given):
+            del token, given  # it may be the token itself, and a traceback may show locals
+            raise ConfigurationError("token: must be a function that gives a bearer token")
         tls = tls_context() if tls is None else tls
         check_verifies("tls", tls)
         options = ExchangeOptions(

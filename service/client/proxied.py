@@ -37,7 +37,7 @@ class CallOptions(TypedDict, total=False):
     headers: Mapping[str, str]
     """For the provider. Which ones go on is the service's to decide."""
     require_account_type: AccountType
-    """Refuse it where the account is of the other type, or not known to be of this one."""
+    """Refuse it where the account is of the other type; not yet known counts as live."""
     timeout: float
     """Seconds; by default the client's."""
 

@@ -117,11 +117,15 @@ class CredentialOpener:
         except BaseException as error:
             opened.pair.wipe()
             if isinstance(error, CredentialsError):
-                await self._record_late(request, opened.credential, error)
+                await self.record_failure(request.access, opened.credential, request.action, error)
             raise
         return opened
 
-    async def _record_late(self, request: OpenRequest, credential: Credential, error: CredentialsError) -> None:
+    async def record_failure(
+        self, access: OwnerAccess, credential: Credential, action: Action, error: CredentialsError
+    ) -> None:
+        """Records that a use which was granted came to nothing, or to less. Raises nothing where it can't."""
+        request = OpenRequest(credential_id=credential.id, access=access, action=action)
         try:
             await self._log.record([failure_of(request, credential, error)])
         except CredentialsError as unrecorded:

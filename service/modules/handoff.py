@@ -7,6 +7,7 @@ checks at `sys/wrapping/lookup` what it was made for, before unwrapping, and rep
 import logging
 import uuid
 from dataclasses import dataclass
+from typing import get_args
 from uuid import UUID
 
 from service.errors import (
@@ -28,16 +29,14 @@ from service.modules.records import Action, Credential, OpenRequest, OwnerAccess
 from service.modules.usage import UsageRecorder
 from service.modules.uses_under_way import UsesUnderWay
 from service.modules.vault_layout import VaultLayout
+from service.schemas.handoff_schemas import MAX_TTL, UnwrapFailure
 
 _log = logging.getLogger(__name__)
-
-MAX_SECONDS = 300
-"""The longest that a wrapping token may live."""
 
 AT_ONCE = 16
 """Hand-offs under way: half of the wire's connections, so that opens always have theirs."""
 
-UNWRAP_FAILURES = ("already_used", "expired", "wrong_creation_path", "vault_unavailable", "unreadable")
+UNWRAP_FAILURES: tuple[str, ...] = get_args(UnwrapFailure)
 """Why a client could not unwrap. The first and the third mean that somebody else may have the plaintext."""
 
 
@@ -167,6 +166,6 @@ class HandOffs:
 
 
 def check_seconds(ttl: int) -> None:
-    """Raises InvalidInput unless it is a whole number of seconds, from 1 to `MAX_SECONDS`."""
-    if type(ttl) is not int or not 1 <= ttl <= MAX_SECONDS:
-        raise InvalidInput("ttl", f"must be a whole number of seconds, 1 to {MAX_SECONDS}")
+    """Raises InvalidInput unless it is a whole number of seconds, from 1 to `MAX_TTL`."""
+    if type(ttl) is not int or not 1 <= ttl <= MAX_TTL:
+        raise InvalidInput("ttl", f"must be a whole number of seconds, 1 to {MAX_TTL}")

@@ -48,7 +48,8 @@ class Proxy:
     Guarantees: a call is authorised and its event committed, its path is in the provider's table and among what the
     role may call, all before the credential is decrypted; the pair is wiped as soon as the request's head is written,
     before any of the answer is passed on; the provider is asked once; an answer is ended for the caller only if it came
-    whole; a call ends when its caller hangs up, when its clocks run out, and when whose it is is suspended.
+    whole; a call ends when its caller hangs up, when its clocks run out, and when whose it is is suspended, which is a
+    second event.
     Does not: retry; look into bodies; undo what a call that was cut off had sent.
     """
 
@@ -119,9 +120,9 @@ class Proxy:
                 _log.error("a provider's module failed", extra={"exception": exception_location(error)})
                 raise ProxyRefused from None
 
-        opened = await self._opener.open(
-            access, call.credential_id, action=Action.PROXY if call.is_read else Action.TRADE, accept=accept
-        )
+        action = Action.PROXY if call.is_read else Action.TRADE
+        # `accept` is called once the grant is committed, and before anything is decrypted.
+        opened = await self._opener.open(access, call.credential_id, action=action, accept=accept)
         credential = opened.credential
         provider = self._providers[credential.credential_type]
         outgoing = UpstreamCall(
@@ -143,6 +144,8 @@ class Proxy:
                     await self._note(access, credential, provider, answer.status, call.path)
                     await _passed_back(answer, caller, clock)
             except (TimeoutError, ProviderUnavailable, CredentialDenied, DatabaseUnavailable) as error:
+                if isinstance(error, CredentialDenied):
+                    await self._opener.record_failure(access, credential, action, error)
                 failure = _failure(error, hung_up=clock.hung_up, may_be_done=key.given and not call.is_read)
             else:
                 return

@@ -15,7 +15,7 @@ from tests.doubles.alpaca import AlpacaStandIn
 from tests.doubles.postgres_proxy import PostgresProxy
 from tests.doubles.streams import Streamed
 from tests.rest import Headers, new_body, problem_of, stored
-from tests.stored import opened, some_user
+from tests.stored import last_event, opened, some_user
 from tests.support import Stack, serving
 from tests.written import Connection
 
@@ -287,6 +287,7 @@ async def test_an_order_that_is_cut_off_once_it_was_sent_is_not_said_to_have_bee
     replicas: list[httpx.AsyncClient],
     operator: Headers,
     alpaca: AlpacaStandIn,
+    owner_conn: Connection,
 ) -> None:
     """Whoever took it for not done would send it again elsewhere, or when the suspension is over: two orders."""
     owner = await an_owner()
@@ -297,6 +298,7 @@ async def test_an_order_that_is_cut_off_once_it_was_sent_is_not_said_to_have_bee
             await asyncio.sleep(0.01)
         await replicas[0].post(user_of(owner), headers=operator)
         assert problem_of(await order)[:2] == (502, "provider-outcome-unknown")
+        assert await last_event(owner_conn, owner.user_id) == ("failed", "suspended")
         assert problem_of(await owner.uses(replicas[1])["trade"]())[:2] == (403, "suspended")
     assert len(alpaca.seen) == 1
 

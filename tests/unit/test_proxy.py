@@ -73,6 +73,9 @@ class Around:
         self.done.append(str(action))
         return Opened(CREDENTIAL, self.pair)
 
+    async def record_failure(self, _access: Any, _credential: Any, action: Any, error: Exception) -> None:
+        self.done.append(("failed", str(action), type(error)))
+
     # --- the upstream's
 
     @asynccontextmanager
