@@ -161,10 +161,10 @@ async def client(app: "FastAPI") -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture(scope="session")
 def server(stack: "Stack") -> Iterator[str]:
-    """The URL of the service behind a real socket, on the shared stack."""
+    """The URL of the service behind a real socket, on the shared stack. It reconciles once: other tests count."""
     from tests.support import serving
 
-    with serving(stack.settings()) as url:
+    with serving(stack.settings(reconcile_interval=86_400)) as url:
         yield url
 
 
