@@ -13,8 +13,8 @@ from tests.proxying import ACCOUNT, Held, Proxied, proxied, raw, refusal, until
 from tests.rest import Headers
 from tests.support import Stack
 
-MOST_HELD = 100_000_000  # what the sockets of two connections may hold, by the kernel's settings (tcp_rmem, tcp_wmem)
-"""Bytes: what the kernel's buffers of two connections (up to 10 MB each, by Linux's defaults) and ours may hold."""
+MOST_HELD = 100_000_000
+"""Bytes: what the kernel's buffers of two connections may hold (tcp_rmem, tcp_wmem: 36 MB each on some), and ours."""
 
 
 @pytest.fixture(scope="module")
