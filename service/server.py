@@ -141,10 +141,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """As uvicorn's; but in the middle of another answer's bytes it would be taken for a part of it."""
-        if self._is_between_requests():
-            super().send_400_response(msg)
-        else:
+        cycle = self.cycle
+        has_begun = cycle is not None and cycle.response_started and not cycle.response_complete
+        if has_begun or self.pipeline:  # what is in the pipeline waits for an answer that is under way
             self.transport.abort()
+        else:
+            super().send_400_response(msg)
 
     def _refuse(self) -> None:
         # In the middle of another answer's bytes a 431 would be taken for a part of it.
