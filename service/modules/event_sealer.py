@@ -79,28 +79,33 @@ class EventSealer:
         return trouble != before
 
     async def run(self) -> int:
-        """Seals all that can be sealed now, and anchors it. Returns how many seals it made.
+        """Seals all that could be sealed when its last seal was begun, and anchors it. Returns how many seals it made.
+
+        What is recorded meanwhile is left to the next round: where events never cease, each seal would find some more.
 
         Raises:
             InstallationMismatch: Vault and Postgres do not belong together; nothing was signed.
         """
-        made = 0
-        while (sealed := await self._seal()) is not None:
-            made += 1
-            await self._move_anchor(sealed)
+        made, is_more = 0, True
+        while is_more:
+            sealed, is_more = await self._seal()
+            if sealed is not None:
+                made += 1
+                await self._move_anchor(sealed)
         await self._move_anchor(await self._store.newest_seal())
         return made
 
-    async def _seal(self) -> SealMark | None:
-        """One seal; None where nothing is left, or somebody else has made it."""
+    async def _seal(self) -> tuple[SealMark | None, bool]:
+        """One seal, and whether there was more to seal when it was begun; none where nothing is left, or somebody else
+        has made it."""
         last, horizon = await self._store.newest(), await self._store.horizon()
         await self._ensure_same_installation(horizon)
         wanted = await self._next_range(last, horizon)
         if wanted is None:
-            return None
+            return None, False
         digest, upto_xid = await self._digest(wanted)
         if not digest.count:
-            return None
+            return None, False
         seal = EventSeal(
             number=last.number + 1 if last else 1,
             sealed_at=microseconds(horizon.at),
@@ -113,7 +118,9 @@ class EventSealer:
             events_sha256=digest.digest(),
         ).hashed(horizon.installation_id, last.sha256 if last else NO_SEAL)
         signature = await self._signer.sign(seal.sha256)
-        return seal.mark if await self._store.add(seal.signed(signature.key_version, signature.value)) else None
+        if not await self._store.add(seal.signed(signature.key_version, signature.value)):
+            return None, False
+        return seal.mark, upto_xid != horizon.oldest_xid
 
     async def _ensure_same_installation(self, horizon: Horizon) -> None:
         if not self._belongs:

@@ -120,6 +120,22 @@ async def test_without_new_events_there_is_no_new_seal(sealed: Trail) -> None:
     assert await counts(sealed) == [2]
 
 
+async def test_a_round_ends_though_events_never_cease(sealed: Trail) -> None:
+    sign = TransitEventSigner.sign
+
+    async def signing(signer: TransitEventSigner, digest: bytes) -> Signature:
+        await sealed.record()
+        return await sign(signer, digest)
+
+    await sealed.record(3)
+    async with sealed.sealer() as sealer:
+        with patch.object(TransitEventSigner, "sign", signing):
+            async with asyncio.timeout(120):
+                assert [await sealer.run() for _ in range(3)] == [1, 1, 1]
+        assert await sealer.run() == 1
+    assert await counts(sealed) == [3, 1, 1, 1]
+
+
 async def test_an_event_of_a_transaction_that_commits_late_is_in_a_later_seal(sealed: Trail, slow: Connection) -> None:
     async with slow.transaction():
         await sealed.record(2, conn=slow)
@@ -368,7 +384,8 @@ async def test_opens_do_not_wait_for_a_seal_under_way(sealed: Trail) -> None:
             assert not sealing.done()
             opened.set()
             await sealing
-    assert sum(await counts(sealed)) == 21
+            await sealed.seal()
+    assert await counts(sealed) == [1, 20]
     assert await sealed.found() == set()
 
 
