@@ -5,6 +5,7 @@ STATE_DIR ?=
 ARGS ?=
 JSON ?=
 ROWS ?=
+MINUTES ?= 30
 CHOSEN := $(origin PYTHON)
 PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$each; break; }; done)
@@ -13,7 +14,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench install lint format chosen
+.PHONY: help run test bench soak install lint format chosen
 
 help: ## What can be made
 	@echo 'make TARGET [PYTHON=python3.12]   (any Python from 3.11 on; nothing else needs to be installed)'
@@ -28,6 +29,9 @@ test: $(INSTALLED) ## The whole test suite, on real servers that it starts [ARGS
 
 bench: $(INSTALLED) ## Measure opening a credential beside the alternatives, in about ten minutes [ROWS=open_64,rss] [JSON=file] [BENCH_KV=all] [ARGS=--help]
 	@$(BIN)/python -m benchmarks --rows '$(ROWS)' $(if $(JSON),--json '$(JSON)') $(ARGS)
+
+soak: $(INSTALLED) ## Everything at once for half an hour: no call may fail, no process grow [MINUTES=30] [JSON=file] [ARGS=--help]
+	@$(BIN)/python -m benchmarks.soak --minutes '$(MINUTES)' $(if $(JSON),--json '$(JSON)') $(ARGS)
 
 install: $(INSTALLED) ## The packages of uv.lock into .venv
 	@echo 'installed: $(BIN)/vault-credentials'
