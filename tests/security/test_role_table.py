@@ -1,7 +1,7 @@
 """Who gets what answer on which route: one table, written out, every cell asked of the running application."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from service.app import create_app
-from tests.conftest import start_stack
 from tests.doubles.alpaca import AlpacaDouble
 from tests.doubles.oidc_issuer import OidcIssuer
 from tests.doubles.scripted_server import json_answer
@@ -98,10 +97,8 @@ PROBLEMS = {
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack of this module's own: whoever may rotate keys does."""
-    with start_stack(tmp_path_factory.mktemp("table")) as started:
-        yield started
+def stack(keys_stack: Stack) -> Stack:
+    return keys_stack
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +174,9 @@ async def ask(
     credential_id: str,
     job_id: str = JOB,
     handoff_id: str = JOB,
+    **named: str,
 ) -> httpx.Response:
-    """A good request for the route."""
+    """A good request for the route; `named`: what else its address names."""
     method, path = route.split()
     keys = {name: new_body()[name] for name in ("api_key", "secret_key")}
     bodies: dict[str, dict[str, Any]] = {
@@ -188,8 +186,8 @@ async def ask(
         "POST /v1/keys/{name}/retire": {"below_version": 1},
         "POST /v1/credentials/{credential_id}/handoff/{handoff_id}/failure": {"reason": "expired"},
     }
-    named = {"credential_id": credential_id, "name": KEY, "job_id": job_id, "handoff_id": handoff_id, **SUSPENDED}
-    address = path.format(**named, path=PROXIED.get(method, "v2/account"))
+    ids = {"credential_id": credential_id, "name": KEY, "job_id": job_id, "handoff_id": handoff_id, **SUSPENDED}
+    address = path.format(**ids | named, path=PROXIED.get(method, "v2/account"))
     return await rest.request(method, address, json=bodies.get(route), headers=headers)
 
 
