@@ -3,6 +3,9 @@
 Sources: RFC 7519 (JWT), RFC 7515 (JWS), RFC 8725 (best practice), OpenID Connect Core 1.0, 3.1.3.7.
 """
 
+import base64
+import json
+import re
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -19,6 +22,8 @@ from service.modules.input_checks import check_user_id
 from service.settings import Settings
 
 MAX_TOKEN_BYTES = 8192
+_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")  # RFC 7515, 7.1; and signed
+_DATES = ("exp", "nbf", "iat")
 # What a stranger's bytes can make the parsers raise. All of it is one refusal, and none of it is chained to it:
 # some of PyJWT's messages quote the token's header.
 _REFUSALS = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
@@ -30,11 +35,14 @@ class TokenVerifier:
     Guarantees: a token is accepted only if it is signed by a key that the issuer publishes for signatures, with an
     allowed asymmetric algorithm that this key is for; `iss` and `aud` are the configured ones; `exp` is there and
     not past, `nbf` not ahead (both with the leeway). Key material or addresses that the token itself brings (`jwk`,
-    `jku`, `x5c`, `x5u`) are never looked at, and a token with `crit` is refused. No error or log line holds a
-    token. The signature of a token that was accepted is not checked again for as long as its key is the one it was
-    checked with: all else is, with each use, so that a token is refused from when it expires, or from when the
-    issuer's keys were fetched without its key (see `IssuerKeys`), as if nothing was remembered. Nothing refused is
-    remembered. Does not: know of tokens revoked before they expire, nor of ones used twice.
+    `jku`, `x5c`, `x5u`) are never looked at, and a token with `crit` is refused; so is one that could be read in two
+    ways: with a name twice in its header or its claims, dates that are no numbers, another encoding than UTF-8,
+    or base64url in another spelling.
+    No error or log line holds a token. The signature of a token that was accepted is not checked again for as long as
+    its key is the one it was checked with: all else is, with each use, so that a token is refused from when it expires,
+    or from when the issuer's keys were fetched without its key (see `IssuerKeys`), as if nothing was remembered.
+    Nothing refused is remembered. Does not: know of tokens revoked before they expire, nor of ones used twice; look at
+    `typ` or `azp`.
     """
 
     def __init__(
@@ -116,6 +124,8 @@ class TokenVerifier:
             if known.holds(key, time.time(), self._leeway):
                 return known.identity
             self._verified.forget(token)
+        if not _is_compact(token):
+            raise AuthenticationFailed
         header = _header(token)
         algorithm, kid = header.get("alg"), header.get("kid")
         if (
@@ -141,6 +151,7 @@ class TokenVerifier:
 
     def _claims(self, token: str, key: jwt.PyJWK, algorithm: str) -> dict[str, Any]:
         claims: dict[str, Any] | None = None
+        is_dated = False
         with suppress(*_REFUSALS):
             claims = jwt.decode(
                 token,
@@ -151,7 +162,9 @@ class TokenVerifier:
                 leeway=self._leeway,
                 options={"require": ["exp", "iss", "aud"]},
             )
-        if claims is None:  # raised out here, so that nothing is chained
+            _check_names(token.split(".")[1])
+            is_dated = all(type(claims[name]) in (int, float) for name in _DATES if name in claims)
+        if claims is None or not is_dated:  # raised out here, so that nothing is chained
             raise AuthenticationFailed
         return claims
 
@@ -174,10 +187,37 @@ _ABSENT = object()
 def _header(token: str) -> dict[str, Any]:
     header: dict[str, Any] | None = None
     with suppress(*_REFUSALS):
+        _check_names(token.split(".")[0])
         header = jwt.get_unverified_header(token)
     if header is None:
         raise AuthenticationFailed
     return header
+
+
+def _is_compact(token: str) -> bool:
+    """Whether it is three parts of base64url, the signature in its one spelling: PyJWT takes padding, and its older
+    versions what decoders pass over, so that from one good token its holder could make others, each remembered as one more."""
+    parts = _COMPACT.fullmatch(token)
+    if parts is None or len(parts[3]) % 4 == 1:
+        return False
+    return base64.urlsafe_b64encode(_decoded(parts[3])).rstrip(b"=").decode("ascii") == parts[3]
+
+
+def _check_names(part: str) -> None:
+    """Raises ValueError where it isn't UTF-8, or an object, at any depth, has a name twice (RFC 7515, 4; RFC 7519, 4).
+
+    Of bytes, as PyJWT has it, the parser would guess the encoding.
+    """
+    json.loads(str(_decoded(part), "utf-8"), object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a name is there twice")
+
+
+def _decoded(part: str) -> bytes:
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
 def _claim(claims: dict[str, Any], name: str, *, absent: object = None) -> object:

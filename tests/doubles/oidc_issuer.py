@@ -72,7 +72,7 @@ class OidcIssuer(ScriptedServer):
         header = {"typ": "JWT", "alg": self.private[kid][1], "kid": kid, **(headers or {})}
         return self.signed(kid, header, json.dumps(self.claims(**changes)).encode())
 
-    def signed(self, kid: str, header: dict[str, Any], payload: bytes) -> str:
+    def signed(self, kid: str, header: bytes | dict[str, Any], payload: bytes) -> str:
         """Any header over any payload, whether or not it makes sense, with a good signature of this key.
 
         Made here and not by PyJWT, which refuses to write some of what an attacker would.
