@@ -6,6 +6,9 @@ ARGS ?=
 JSON ?=
 ROWS ?=
 MINUTES ?= 30
+SECONDS ?= 300
+SEED ?=
+AUDIT ?=
 CHOSEN := $(origin PYTHON)
 PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$each; break; }; done)
@@ -14,7 +17,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench soak install lint format chosen
+.PHONY: help run test bench soak fuzz hostile install lint format chosen
 
 help: ## What can be made
 	@echo 'make TARGET [PYTHON=python3.12]   (any Python from 3.11 on; nothing else needs to be installed)'
@@ -33,10 +36,18 @@ bench: $(INSTALLED) ## Measure opening a credential beside the alternatives, in 
 soak: $(INSTALLED) ## Everything at once for half an hour: no call may fail, no process grow [MINUTES=30] [JSON=file] [ARGS=--help]
 	@$(BIN)/python -m benchmarks.soak --minutes '$(MINUTES)' $(if $(JSON),--json '$(JSON)') $(ARGS)
 
+fuzz: $(INSTALLED) ## Fuzz all that reads what others send [SECONDS=300] [SEED=number, as printed] [ARGS=--help]
+	@$(BIN)/python -m tests.fuzz --seconds '$(SECONDS)' $(if $(SEED),--seed '$(SEED)') $(ARGS)
+
+hostile: $(INSTALLED) ## What hostile callers get, as tables: roles by routes, forged tokens, proxied paths, connections
+	@$(BIN)/pytest -q -s tests/security/test_role_table.py tests/security/test_role_table_of_tokens.py \
+		tests/security/test_token_attacks.py tests/security/test_hostile_proxy_paths.py \
+		tests/security/test_hostile_connections.py $(ARGS)
+
 install: $(INSTALLED) ## The packages of uv.lock into .venv
 	@echo 'installed: $(BIN)/vault-credentials'
 
-lint: $(INSTALLED) ## ruff, mypy --strict, the import contracts and, where it is, terraform fmt
+lint: $(INSTALLED) ## ruff, mypy --strict, import contracts, terraform fmt where it is, secrets, advisories against dependencies [AUDIT=require]
 	@status=0; \
 	$(BIN)/ruff check . || status=1; \
 	$(BIN)/ruff format --check . || status=1; \
@@ -44,6 +55,8 @@ lint: $(INSTALLED) ## ruff, mypy --strict, the import contracts and, where it is
 	$(BIN)/lint-imports || status=1; \
 	if command -v terraform >/dev/null; then terraform fmt -check -recursive vault-policies || status=1; \
 	else echo 'no terraform on PATH: vault-policies/terraform is not checked'; fi; \
+	$(BIN)/python scripts/check_secrets.py || status=1; \
+	AUDIT='$(AUDIT)' scripts/audit_dependencies || status=1; \
 	exit $$status
 
 format: $(INSTALLED) ## Format the code

@@ -196,7 +196,7 @@ def _header(token: str) -> dict[str, Any]:
 
 def _is_compact(token: str) -> bool:
     """Whether it is three parts of base64url, the signature in its one spelling: PyJWT takes padding, and its older
-    versions what decoders pass over, so that from one good token its holder could make others, each remembered as one more."""
+    versions what decoders pass over, so that from one good token its holder could make others, each remembered anew."""
     parts = _COMPACT.fullmatch(token)
     if parts is None or len(parts[3]) % 4 == 1:
         return False
