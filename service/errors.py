@@ -61,6 +61,10 @@ class BodyTooLarge(CredentialsError):
     """The request's body is larger than this service accepts."""
 
 
+class BodyTooSlow(CredentialsError):
+    """The request's body did not come in time."""
+
+
 class WrongContentType(CredentialsError):
     """The request's body has to be application/json, in UTF-8, not compressed."""
 

@@ -36,17 +36,21 @@ class LimitedProtocol(HttpToolsProtocol):
     answer, for `unread_seconds` is cut off, which the application sees as its going away; until all of it is taken, no
     more is written. What the kernel's buffers hold counts as taken. A chunked body's trailers are dropped, and a target
     with a fragment, which no request has (RFC 9112, 3.2), is answered with 400; so is a version of HTTP other than 1.0
-    and 1.1. Does not: bound how long a body takes, nor an answer that is read slowly.
+    and 1.1. A client that has more than `max_pipelined` requests waiting behind the one under way is cut off. What of a
+    body comes after its answer has `head_seconds`. Does not: bound how long a body takes before (`json_body` and the
+    proxy do), nor an answer that is read slowly.
     """
 
     max_head_bytes: ClassVar[int] = 65_536
     head_seconds: ClassVar[float] = 10.0
     max_connections: ClassVar[int] = 2 * _MAX_CONCURRENT
     unread_seconds: ClassVar[float] = 30.0
+    max_pipelined: ClassVar[int] = 32
 
     _held = 0  # bytes that the parser has been given since it last handed over a head, or some of a body
     _deadline: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
+    _under_way: Any = None  # the request that the application has
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Starts the clock for the first request."""
@@ -63,6 +67,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_deadline()
         self._stop_unread()
         super().connection_lost(exc)
+        # uvicorn tells it to the last request of a pipeline alone, which the application doesn't have yet.
+        if self._under_way is not None and not self._under_way.response_complete:
+            self._under_way.disconnected = True
+            self._under_way.message_event.set()
 
     def pause_writing(self) -> None:
         """Starts the clock for what is not taken."""
@@ -101,10 +109,19 @@ class LimitedProtocol(HttpToolsProtocol):
         if b"#" in self.url:
             # The parser would drop it, and with it whatever somebody before us took for the path.
             raise ValueError("a target has a fragment")
+        if len(self.pipeline) >= self.max_pipelined:
+            # uvicorn reads no more once one waits, but what it has got in one piece (256 kB) it makes requests of, some
+            # thousands, each of which takes a hundred times the memory of its bytes.
+            self.transport.abort()
+            return
         super().on_headers_complete()
         # uvicorn appends a body's trailers to the headers that the application has: an Authorization, or an X-User-Id,
         # that nobody before us has seen as one (RFC 9110, 6.5.1).
         self.headers = []
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._under_way = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """Some of a body was handed over; how much of it is taken is the application's to say."""

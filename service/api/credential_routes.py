@@ -36,7 +36,7 @@ _LINK = {"Link": {"description": 'The next page, `rel="next"`; absent on the las
 @router.post(
     "/credentials",
     status_code=201,
-    responses={201: {"headers": {**_ETAG, **_LOCATION}}, **documented(409, 413, 415, 429)},
+    responses={201: {"headers": {**_ETAG, **_LOCATION}}, **documented(408, 409, 413, 415, 429)},
     openapi_extra=body_schema(StoreCredentialRequest),
 )
 async def store_credential(
@@ -82,7 +82,7 @@ async def get_credential(
 
 @router.patch(
     "/credentials/{credential_id}",
-    responses={200: {"headers": _ETAG}, **documented(404, 409, 412, 413, 415, 428, 429)},
+    responses={200: {"headers": _ETAG}, **documented(404, 408, 409, 412, 413, 415, 428, 429)},
     openapi_extra=body_schema(UpdateCredentialRequest),
 )
 async def update_credential(

@@ -70,6 +70,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     # what the caller sent
     errors.InvalidInput: Answer(422, "invalid-input", "The request is not valid."),
     errors.BodyTooLarge: Answer(413, "body-too-large", "The request's body is too large."),
+    errors.BodyTooSlow: Answer(408, "body-too-slow", "The request's body did not come in time."),
     errors.WrongContentType: Answer(
         415, "wrong-content-type", "The body has to be application/json in UTF-8, not compressed."
     ),

@@ -19,7 +19,7 @@ from service.settings import Settings
 router = APIRouter(
     prefix="/v1",
     tags=["use"],
-    responses=documented(401, 403, 404, 409, 413, 415, 422, 429, 500, 502, 503),
+    responses=documented(401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 502, 503),
     route_class=DirectRoute,
 )
 

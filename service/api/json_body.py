@@ -7,9 +7,11 @@ Not FastAPI's own body parameters: those read without a bound, take the last of 
 into the error. Sources: RFC 8259 (JSON), RFC 7493 (I-JSON), RFC 9110, 8.3 (Content-Type).
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
 from fastapi import Depends, Request
@@ -20,7 +22,7 @@ from starlette.types import Message
 from service.api.runtime import ApiRuntime
 from service.api.secret_fields import StoreFields, UpdateFields, ValidateFields
 from service.api.validation_problems import body_problems
-from service.errors import BodyTooLarge, InvalidFields, InvalidInput, WrongContentType
+from service.errors import BodyTooLarge, BodyTooSlow, InvalidFields, InvalidInput, WrongContentType
 from service.memory.plaintext import Plaintext
 from service.schemas.credential_schemas import (
     StoreCredentialRequest,
@@ -34,6 +36,9 @@ from service.schemas.suspension_schemas import SuspendRequest
 Schema = TypeVar("Schema", bound=BaseModel)
 Taken = TypeVar("Taken")
 
+BODY_SECONDS = 30.0
+"""How long a body may take from when it is waited for. The longest that is taken is 16 kB, but for other settings."""
+
 _JSON = re.compile(r'application/json[ \t]*(;[ \t]*charset=("utf-8"|utf-8)[ \t]*)?;?', re.IGNORECASE)
 
 # NUL, which Postgres text can't hold, and lone surrogates, which UTF-8 can't: JSON's escapes can write both.
@@ -45,6 +50,7 @@ class JsonBody(Generic[Schema, Taken]):
 
     Raises:
         BodyTooLarge: more than `settings.max_body_bytes`, whether or not Content-Length said so.
+        BodyTooSlow: it isn't there after BODY_SECONDS.
         WrongContentType: not application/json, another charset, or compressed.
         InvalidInput: field `body` where it can't be read as one JSON object, else the fields of the schema.
     """
@@ -121,12 +127,16 @@ async def _read(request: Request, limit: int) -> Plaintext:
     # Not `request.stream()`, whose frame keeps the last part while it waits for the next.
     with Plaintext.allocate(size) as room:
         used, more = 0, True
-        while more:
-            used, more = _kept(await request.receive(), room, used)
-            if used > size:
-                raise BodyTooLarge
-            if used < 0:
-                raise ClientDisconnect
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BODY_SECONDS):
+                while more:
+                    used, more = _kept(await request.receive(), room, used)
+                    if used > size:
+                        raise BodyTooLarge
+                    if used < 0:
+                        raise ClientDisconnect
+        if more:
+            raise BodyTooSlow
         body = Plaintext.allocate(used)
         with body.reveal() as to, room.reveal() as source:
             to[:] = source[:used]

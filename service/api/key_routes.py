@@ -78,7 +78,7 @@ async def rewrap_key(access: MayAdministerKeys, runtime: ApiRuntime, _query: NoQ
 @router.post(
     "/{name}/retire",
     response_model=None,
-    responses={**_DONE_OR_ACCEPTED, **documented(409, 413, 415)},
+    responses={**_DONE_OR_ACCEPTED, **documented(408, 409, 413, 415)},
     openapi_extra=body_schema(RetireRequest),
 )
 async def retire_versions(

@@ -84,7 +84,7 @@ async def get_user_suspension(
     return _shown(await runtime.suspensions.get(access, user_id=user_id))
 
 
-@router.post(_AT_USER, responses=documented(404, 409, 413, 415), openapi_extra=_BODY)
+@router.post(_AT_USER, responses=documented(404, 408, 409, 413, 415), openapi_extra=_BODY)
 async def suspend_user(
     access: MaySuspend, runtime: ApiRuntime, _query: NoQuery, user_id: UserId, body: SuspendBody
 ) -> SuspensionDetails:
@@ -110,7 +110,7 @@ async def get_account_suspension(
     return _shown(await runtime.suspensions.get(access, account_id=account_id))
 
 
-@router.post(_AT_ACCOUNT, responses=documented(409, 413, 415), openapi_extra=_BODY)
+@router.post(_AT_ACCOUNT, responses=documented(408, 409, 413, 415), openapi_extra=_BODY)
 async def suspend_account(
     access: MaySuspend, runtime: ApiRuntime, _query: NoQuery, account_id: AccountId, body: SuspendBody
 ) -> SuspensionDetails:

@@ -23,7 +23,7 @@ router = APIRouter(
 
 @router.post(
     "/credentials/validate",
-    responses=documented(413, 415),
+    responses=documented(408, 413, 415),
     openapi_extra=body_schema(ValidateCredentialRequest),
 )
 async def validate_given_keys(

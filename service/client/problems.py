@@ -19,6 +19,7 @@ TABLE: dict[str, type[CredentialsError]] = {
     # what was sent
     "invalid-input": errors.InvalidInput,
     "body-too-large": errors.BodyTooLarge,
+    "body-too-slow": errors.BodyTooSlow,
     "wrong-content-type": errors.WrongContentType,
     "authentication-required": errors.TokenMissing,
     "authentication-failed": errors.AuthenticationFailed,

@@ -72,11 +72,11 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
 def rest_of(connection: socket.socket, seconds: float = 5) -> bytes:
     """Everything until the server closes, however it does. Fails if it doesn't."""
     connection.settimeout(seconds)
-    got = b""
+    got = bytearray()
     with suppress(ConnectionError):
         while data := connection.recv(65536):
             got += data
-    return got
+    return bytes(got)
 
 
 def sent(address: tuple[str, int], data: bytes) -> bytes:
