@@ -17,7 +17,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench soak fuzz hostile install lint format chosen
+.PHONY: help run test bench soak fuzz hostile timing install lint format chosen
 
 help: ## What can be made
 	@echo 'make TARGET [PYTHON=python3.12]   (any Python from 3.11 on; nothing else needs to be installed)'
@@ -43,6 +43,9 @@ hostile: $(INSTALLED) ## What hostile callers get, as tables: roles by routes, f
 	@$(BIN)/pytest -q -s tests/security/test_role_table.py tests/security/test_role_table_of_tokens.py \
 		tests/security/test_token_attacks.py tests/security/test_hostile_proxy_paths.py \
 		tests/security/test_hostile_connections.py $(ARGS)
+
+timing: $(INSTALLED) ## Whether a 404 takes longer for another's credential than for none, by a rank-sum test [ARGS='--samples 1000']
+	@$(BIN)/python -m benchmarks.stranger_timing $(ARGS)
 
 install: $(INSTALLED) ## The packages of uv.lock into .venv
 	@echo 'installed: $(BIN)/vault-credentials'

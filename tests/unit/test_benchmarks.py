@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks.load_generator import Request, _quoted
 from benchmarks.ratios import NAMES, OURS, RATIOS, RSS_SERIES, USUAL, VAULT, Ratio, Round, Series, chosen, quantile
 from benchmarks.report import as_json, show
+from benchmarks.stranger_timing import rank_sum
 from benchmarks.suite import Plan, Results
 
 FAST, SLOW, OTHER = Series("fast", 64), Series("slow", 64), Series("other", 64)
@@ -151,3 +152,15 @@ def test_a_process_without_figures_is_an_empty_cell() -> None:
     text = shown(results)
     assert "ours" in text
     assert "nan" not in text
+
+
+def test_the_rank_sum_test_tells_a_shift_and_not_chance() -> None:
+    """Of values worked out by hand, and with ties."""
+    before, p = rank_sum([1, 2, 3], [4, 5, 6])
+    assert before == 0.0
+    assert 0.0490 < p < 0.0500
+    assert rank_sum([1, 1, 2, 2], [1, 2, 1, 2]) == (0.5, 1.0)
+    assert rank_sum([7.0] * 5, [7.0] * 5) == (0.5, 1.0)
+    numbers = [((each * 7919) % 1009) / 1009 for each in range(1000)]
+    assert rank_sum(numbers[::2], numbers[1::2])[1] > 0.05
+    assert rank_sum([each + 0.2 for each in numbers[::2]], numbers[1::2])[1] < 1e-6
