@@ -2,9 +2,13 @@
 
 Names: `DATABASE_URL`, the usual `VAULT_*`, `ALPACA_BASE_URL`, `POLYGON_BASE_URL`; the rest begins with
 `CREDENTIALS_`. Secrets are `SecretStr`, so printing the settings prints none.
+
+`CREDENTIALS_SETTINGS_DIR` names a folder in which any of them may be a file of its variable's name: what is in the
+environment is shown by `docker inspect` and inherited by programs, what is in a file is not. The environment wins.
 """
 
 import logging
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +21,8 @@ from service.errors import ConfigurationError
 from service.names import name_problem
 from service.setting_types import CONFIG, env
 from service.use_settings import UseSettings
+
+_FOLDER = "CREDENTIALS_SETTINGS_DIR"
 
 
 class VaultLogin(StrEnum):
@@ -296,8 +302,11 @@ _Loaded = TypeVar("_Loaded", bound=BaseSettings)
 
 
 def _load(kind: type[_Loaded], given: dict[str, Any]) -> _Loaded:
+    folder = os.environ.get(_FOLDER) or None
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigurationError(f"settings: {_FOLDER}: is not a folder")
     try:
-        return kind(**given)
+        return kind(_secrets_dir=folder, **given)
     except ValidationError as error:
         wrong = "; ".join(
             f"{_variable(kind, str(item['loc'][0]))}: {_problem(item['type'], item['msg'])}"
@@ -305,9 +314,11 @@ def _load(kind: type[_Loaded], given: dict[str, Any]) -> _Loaded:
         )
         raise ConfigurationError(f"settings: {wrong}") from None
     except SettingsError as error:
-        # A value that should be JSON and isn't. pydantic-settings names the field in its message, and no value.
+        # A value that should be JSON and isn't, or a file that can't be read. pydantic-settings names the field in its
+        # message, and no value.
         field = next((name for name in kind.model_fields if f'"{name}"' in str(error)), None)
-        raise ConfigurationError(f"settings: {_variable(kind, field)}: must be JSON") from None
+        problem = "its file cannot be read" if "getting value" in str(error) else "must be JSON"
+        raise ConfigurationError(f"settings: {_variable(kind, field)}: {problem}") from None
 
 
 def _problem(kind: str, message: str) -> str:

@@ -29,9 +29,9 @@ from service.localstack.state_dir import StateDir
 
 _VERSION = 18
 _SUPERUSER = "postgres"
-_OWNER = "credentials_owner"
+OWNER = "credentials_owner"
 _OWNER_SQL = Path(__file__).with_name("owner.sql")
-_DATABASE = "credentials"
+DATABASE = "credentials"
 _START_SECONDS = 60.0
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -67,7 +67,7 @@ def running_postgres(
         ConfigurationError: it does not start, or nothing answers at `database_url` as its user.
     """
     if database_url is not None:
-        if not blocking(_answers(database_url)):
+        if not blocking(answers(database_url)):
             raise ConfigurationError("DATABASE_URL: no Postgres answers there, or not to that user")
         yield RunningPostgres(database_url, "DATABASE_URL", is_ours=False)
         return
@@ -92,10 +92,10 @@ def running_postgres(
     )
     try:
         superuser_url = f"postgresql://{_SUPERUSER}:{passwords['superuser_password']}@127.0.0.1:{port}/postgres"
-        owner_url = f"postgresql://{_OWNER}:{passwords['owner_password']}@127.0.0.1:{port}/{_DATABASE}"
+        owner_url = f"postgresql://{OWNER}:{passwords['owner_password']}@127.0.0.1:{port}/{DATABASE}"
         _wait_until_it_answers(superuser_url, process)
-        if not blocking(_answers(owner_url)):
-            blocking(_ensure_owner(superuser_url, passwords["owner_password"]))
+        if not blocking(answers(owner_url)):
+            blocking(ensure_owner(superuser_url, passwords["owner_password"]))
             _create_database(binaries, port, passwords["superuser_password"])
         yield RunningPostgres(owner_url, f"embedded PostgreSQL {_VERSION}", is_ours=True)
     finally:
@@ -156,14 +156,15 @@ def _initdb(binaries: Path, state: StateDir, data: Path, user: str | None) -> No
 
 def _wait_until_it_answers(url: str, process: ChildProcess) -> None:
     give_up = time.monotonic() + _START_SECONDS
-    while not blocking(_answers(url)):
+    while not blocking(answers(url)):
         process.check_alive()
         if time.monotonic() > give_up:
             raise ConfigurationError(f"Postgres did not answer within {_START_SECONDS:.0f} s; its log is {process.log}")
         time.sleep(0.1)
 
 
-async def _answers(url: str) -> bool:
+async def answers(url: str) -> bool:
+    """Whether Postgres lets this user in."""
     try:
         connection = await asyncpg.connect(url, timeout=5)
     except (OSError, ValueError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -172,7 +173,8 @@ async def _answers(url: str) -> bool:
     return True
 
 
-async def _ensure_owner(superuser_url: str, password: str) -> None:
+async def ensure_owner(superuser_url: str, password: str) -> None:
+    """Makes the owner of the tables (see owner.sql), or gives it this password."""
     connection = await asyncpg.connect(
         superuser_url, timeout=10, server_settings={"local_stack.owner_password": password}
     )
@@ -189,9 +191,9 @@ def _create_database(binaries: Path, port: int, password: str) -> None:
             "--host=127.0.0.1",
             f"--port={port}",
             f"--username={_SUPERUSER}",
-            f"--owner={_OWNER}",
+            f"--owner={OWNER}",
             "--maintenance-db=postgres",
-            _DATABASE,
+            DATABASE,
         ],
         env={**os.environ, "PGPASSWORD": password},  # not in the arguments, which every user of the machine can read
         capture_output=True,

@@ -20,8 +20,8 @@ from service.localstack.vault_server import RunningVault, running_vault
 from service.postgres.migrate import create_login, installation_id, migrate
 from service.settings import Settings, load_settings
 
-_RUNTIME_ROLE = "credentials_runtime"
-_ROTATOR_ROLE = "credentials_rotator"
+RUNTIME_ROLE = "credentials_runtime"
+ROTATOR_ROLE = "credentials_rotator"
 _FACTS = "stack.json"
 _MINTING_TOKEN = "minting.token"  # noqa: S105 - a file's name
 
@@ -195,10 +195,10 @@ def local_stack(
                     secret_id_file=state.write("secret-id", runtime.secret_id),
                     oidc_issuer=identity_tokens.ensure_issuer(admin, is_ours=vault.is_ours),
                     owner_database_url=postgres.owner_url,
-                    database_url=_database_login(postgres.owner_url, _RUNTIME_ROLE, installation, state),
+                    database_url=database_login(postgres.owner_url, RUNTIME_ROLE, installation, state),
                     rotator_role_id=rotator.role_id,
                     rotator_secret_id_file=state.write("rotator.secret-id", rotator.secret_id),
-                    rotator_database_url=_database_login(postgres.owner_url, _ROTATOR_ROLE, installation, state),
+                    rotator_database_url=database_login(postgres.owner_url, ROTATOR_ROLE, installation, state),
                     postgres_origin=postgres.origin,
                 )
 
@@ -280,7 +280,7 @@ def _keep(state: StateDir, name: str, kept_or_new: Callable[[str | None], str]) 
     return token
 
 
-def _database_login(owner_url: str, role: str, installation: UUID, state: StateDir) -> str:
+def database_login(owner_url: str, role: str, installation: UUID, state: StateDir) -> str:
     """The URL of a login of this group role, with a password of this state folder's."""
     name = f"{role}_{installation.hex[:8]}"
     kept = f"{role.removeprefix('credentials_')}.password"

@@ -71,10 +71,7 @@ def running_vault(source: VaultSource, state: StateDir, progress: Callable[[str]
         seen_at = INNER_STATE
     try:
         with VaultAdmin(address) as anyone:
-            _wait_until_it_answers(anyone, process)
-            token = _initialise(anyone, state, progress)
-            _unseal(anyone, state)
-            _wait_until_active(anyone, process)
+            token = opened(anyone, state, progress, process.check_alive)
         yield RunningVault(address, token, origin, is_ours=True, audit_path=f"{seen_at}/audit.log")
     finally:
         process.stop()
@@ -133,21 +130,30 @@ def _health(admin: VaultAdmin) -> int | None:
         return None
 
 
-def _wait(what: str, process: ChildProcess | VaultContainer, is_so: Callable[[], bool]) -> None:
+def opened(
+    admin: VaultAdmin, state: StateDir, progress: Callable[[str], None], check_alive: Callable[[], None] = lambda: None
+) -> str:
+    """Waits for a Vault that is starting, initialises it where it is new, unseals it where it is sealed, and waits
+    until it serves. Returns the root token. That and the unseal key are kept in `state`.
+
+    Raises:
+        ConfigurationError: it does not answer, or not in time; it and what is kept do not belong together; or what
+            `check_alive`, which is called now and then, raises.
+    """
+    _wait("did not answer", check_alive, lambda: _health(admin) in (200, 429, 501, 503))
+    token = _initialise(admin, state, progress)
+    _unseal(admin, state)
+    _wait("did not become active", check_alive, lambda: _health(admin) == httpx.codes.OK)
+    return token
+
+
+def _wait(what: str, check_alive: Callable[[], None], is_so: Callable[[], bool]) -> None:
     give_up = time.monotonic() + _START_SECONDS
     while not is_so():
-        process.check_alive()
+        check_alive()
         if time.monotonic() > give_up:
             raise ConfigurationError(f"Vault {what} within {_START_SECONDS:.0f} s")
         time.sleep(0.1)
-
-
-def _wait_until_it_answers(admin: VaultAdmin, process: ChildProcess | VaultContainer) -> None:
-    _wait("did not answer", process, lambda: _health(admin) in (200, 429, 501, 503))
-
-
-def _wait_until_active(admin: VaultAdmin, process: ChildProcess | VaultContainer) -> None:
-    _wait("did not become active", process, lambda: _health(admin) == httpx.codes.OK)
 
 
 def _initialise(admin: VaultAdmin, state: StateDir, progress: Callable[[str], None]) -> str:
