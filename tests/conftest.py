@@ -1,7 +1,8 @@
 """Fixtures for tests against real servers: one stack for the whole run, started when the first test asks for it.
 
 `TEST_BACKEND` chooses how the servers are had: `local` (embedded Postgres, Vault from PATH or built), `containers`
-(testcontainers for both) or `auto` (containers where Docker and both images are there, local otherwise).
+(testcontainers for both, or no test at all) or `auto` (containers where Docker and both images are there, local
+otherwise).
 """
 
 import os
@@ -14,11 +15,10 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from service.errors import ConfigurationError
-from service.localstack import vault_container
 from service.localstack.provisioning import CREDENTIAL_TYPES
 from service.localstack.stack import local_stack
 from service.localstack.vault_binary import find_vault
+from tests import containers
 
 if TYPE_CHECKING:
     import asyncpg
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from service.composition import Runtime
     from tests.support import Stack
-
-POSTGRES_IMAGE = "postgres:18"
 
 
 def pytest_configure() -> None:
@@ -42,16 +40,17 @@ def pytest_configure() -> None:
 def backend() -> tuple[str, str]:
     """`local` or `containers`, and why."""
     wanted = os.environ.get("TEST_BACKEND", "auto")
-    if wanted in ("local", "containers"):
-        return wanted, "TEST_BACKEND"
-    if wanted != "auto":
+    if wanted not in ("local", "containers", "auto"):
         raise pytest.UsageError("TEST_BACKEND must be local, containers or auto")
-    try:
-        for image in (vault_container.IMAGE, POSTGRES_IMAGE):
-            vault_container.available_image(lambda _line: None, image=image, pull=False)
-    except ConfigurationError as error:
-        return "local", str(error)
-    return "containers", "Docker has the images"
+    if wanted == "local":
+        return wanted, "TEST_BACKEND"
+    # Who asks for containers is told that there are none, and is not given something else.
+    problem = containers.why_not(pull=wanted == "containers")
+    if problem is None:
+        return "containers", " and ".join(containers.images())
+    if wanted == "containers":
+        raise pytest.UsageError(f"TEST_BACKEND=containers: {problem}")
+    return "local", problem
 
 
 def pytest_report_header() -> str:
@@ -89,11 +88,8 @@ def start_stack(folder: Path, types: Sequence[str] = CREDENTIAL_TYPES) -> Iterat
         with local_stack(folder, environment, print, types) as local:
             yield Stack(local)
         return
-    from testcontainers.community.postgres import PostgresContainer
-
-    environment["CREDENTIALS_LOCAL_VAULT"] = "docker"
-    with PostgresContainer(POSTGRES_IMAGE, driver=None) as postgres:
-        environment["DATABASE_URL"] = postgres.get_connection_url()
+    with containers.postgres_container() as superuser_url:
+        environment |= {**containers.vault_environment(), "DATABASE_URL": superuser_url}
         with local_stack(folder, environment, print, types) as local:
             yield Stack(local)
 

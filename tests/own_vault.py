@@ -19,6 +19,7 @@ from service.localstack.vault_binary import VaultSource, find_vault
 from service.localstack.vault_server import RunningVault, running_vault
 from service.postgres.migrate import installation_id, migrate
 from service.settings import Settings, load_settings
+from tests import containers
 from tests.databases import in_database, own_database
 from tests.support import Stack
 
@@ -27,7 +28,7 @@ NAMES = VaultNames()
 
 def vault_source(backend: str) -> VaultSource:
     """The same kind of Vault as the shared stack's."""
-    environment = {"CREDENTIALS_LOCAL_VAULT": "docker"} if backend == "containers" else dict(os.environ)
+    environment = containers.vault_environment() if backend == "containers" else dict(os.environ)
     return find_vault(environment, print)
 
 

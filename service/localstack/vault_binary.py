@@ -56,7 +56,8 @@ class NoWayToVault(ConfigurationError):
 
 
 def find_vault(environment: Mapping[str, str], progress: Progress) -> VaultSource:
-    """The first way that works. `CREDENTIALS_LOCAL_VAULT` (`path`, `docker` or `build`) allows that one alone.
+    """The first way that works. `CREDENTIALS_LOCAL_VAULT` (`path`, `docker` or `build`) allows that one alone;
+    `CREDENTIALS_LOCAL_VAULT_IMAGE` names another image than `vault_container.IMAGE`.
 
     Building takes minutes, the first time; `progress` gets lines of text meanwhile.
 
@@ -102,8 +103,9 @@ def _from_path(environment: Mapping[str, str], _progress: Progress) -> VaultSour
     return VaultProgram(Path(found), "on PATH")
 
 
-def _from_docker(_environment: Mapping[str, str], progress: Progress) -> VaultSource:
-    return VaultImage(vault_container.available_image(progress))
+def _from_docker(environment: Mapping[str, str], progress: Progress) -> VaultSource:
+    image = environment.get("CREDENTIALS_LOCAL_VAULT_IMAGE") or vault_container.IMAGE
+    return VaultImage(vault_container.available_image(progress, image=image))
 
 
 def _from_source(environment: Mapping[str, str], progress: Progress) -> VaultSource:

@@ -10,7 +10,7 @@ from typing import Any
 
 from service.errors import ConfigurationError
 
-IMAGE = "hashicorp/vault:1.21"
+IMAGE = "hashicorp/vault:1.21.2"
 INNER_PORT = 8200
 INNER_STATE = "/vault/state"
 
