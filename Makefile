@@ -17,7 +17,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench soak fuzz hostile timing install lint format chosen
+.PHONY: help run test bench soak fuzz hostile timing sbom install lint format chosen
 
 help: ## What can be made
 	@echo 'make TARGET [PYTHON=python3.12]   (any Python from 3.11 on; nothing else needs to be installed)'
@@ -46,6 +46,12 @@ hostile: $(INSTALLED) ## What hostile callers get, as tables: roles by routes, f
 
 timing: $(INSTALLED) ## Whether a 404 takes longer for another's credential than for none, by a rank-sum test [ARGS='--samples 1000']
 	@$(BIN)/python -m benchmarks.stranger_timing $(ARGS)
+
+sbom: $(INSTALLED) ## What the image's Python packages are, as CycloneDX, in dist/sbom.cdx.json
+	@mkdir -p dist
+	@$(BIN)/uv export --frozen --no-default-groups --preview-features sbom-export --format cyclonedx1.5 \
+		--output-file dist/sbom.cdx.json --quiet
+	@echo 'written: dist/sbom.cdx.json'
 
 install: $(INSTALLED) ## The packages of uv.lock into .venv
 	@echo 'installed: $(BIN)/vault-credentials'
