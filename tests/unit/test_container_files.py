@@ -49,8 +49,8 @@ def test_the_base_image_is_pinned_and_can_be_another() -> None:
     assert given
     assert re.fullmatch(r"python:3\.\d+-slim-[a-z]+", given[1])
     assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == ["${PYTHON_IMAGE}", "${PYTHON_IMAGE}"]
-    for name in OURS:
-        assert default(SERVICES[name]["build"]["args"]["PYTHON_IMAGE"]) == ("PYTHON_IMAGE", given[1])
+    assert default(SERVICES["service"]["build"]["args"]["PYTHON_IMAGE"]) == ("PYTHON_IMAGE", given[1])
+    assert len({SERVICES[name]["image"] for name in OURS}) == 1
 
 
 def test_tests_and_compose_use_the_same_servers() -> None:
