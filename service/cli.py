@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands import events, keys, suspensions
+from service.commands import events, import_credentials, keys, suspensions
 from service.commands.options import RunningStackOption, StateDirOption, need_local_extra
 from service.commands.reconcile import reconcile
 from service.commands.worker import worker
@@ -179,6 +179,7 @@ app.command()(reconcile)
 app.command()(worker)
 app.add_typer(keys.app, name="keys")
 app.add_typer(events.app, name="events")
+app.add_typer(import_credentials.app, name="import")
 app.add_typer(suspensions.app, name="suspensions")
 
 

@@ -22,6 +22,7 @@ from service.modules.credential_writer import CredentialWriter
 from service.modules.event_verifier import EventVerifier
 from service.modules.handoff import AT_ONCE, HandOffs
 from service.modules.idempotency import Idempotency
+from service.modules.importer import Importer
 from service.modules.key_inventory import KeyInventory
 from service.modules.key_jobs import KeyJobs
 from service.modules.open_batches import OpenBatches
@@ -84,6 +85,7 @@ class Runtime:
     keys: KeyInventory
     key_jobs: KeyJobs
     suspensions: Suspensions
+    importer: Importer
     suspects: Suspects
     under_way: UsesUnderWay
     """What is cut off when its user or account is suspended while it is under way."""
@@ -194,11 +196,12 @@ class Runtime:
                 if identity is not None:
                     stack.push_async_callback(identity.aclose)
             collector = Collector(settings.collect_seconds) if collect or started_by_exec() else None
+            writer = CredentialWriter(store, log, ciphertexts, sealed, opener, idempotency, providers, layout)
             runtime = cls(
                 settings=settings,
                 reader=reader,
                 opener=opener,
-                writer=CredentialWriter(store, log, ciphertexts, sealed, opener, idempotency, providers, layout),
+                writer=writer,
                 validator=CredentialValidator(store, opener, providers, suspects, ProviderPauses()),
                 hand_offs=HandOffs(log, log, cache, wrapper, layout, usage, handing_off, under_way),
                 proxy=proxy,
@@ -210,6 +213,7 @@ class Runtime:
                 keys=keys,
                 key_jobs=KeyJobs(key_store, keys, wait_seconds=settings.job_wait_seconds),
                 suspensions=Suspensions(controls, under_way),
+                importer=Importer(reader, writer, opener),
                 suspects=suspects,
                 under_way=under_way,
                 identity=identity,

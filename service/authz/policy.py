@@ -15,6 +15,7 @@ from service.modules.input_checks import check_user_id
 from service.modules.records import (
     AccountType,
     AuditAccess,
+    ImportAccess,
     KeyAdminAccess,
     KeyReadAccess,
     OwnerAccess,
@@ -54,6 +55,7 @@ class Permission(StrEnum):
     ADMINISTER_KEYS = "keys:administer"  # rotate, rewrap, retire, stop a job
     READ_SUSPENSIONS = "suspensions:read"
     ADMINISTER_SUSPENSIONS = "suspensions:administer"
+    IMPORT = "credentials:import"  # from elsewhere, for whichever users; no secret can be read by it
 
 
 class Scope(Enum):
@@ -64,6 +66,7 @@ class Scope(Enum):
     ALL = "all"  # everybody's, to read
     KEYS = "keys"  # nobody's: transit keys, and jobs about them
     SUSPENSIONS = "suspensions"  # nobody's: whose may not be used
+    IMPORT = "import"  # those of the users that a source names, to store and to compare with it
 
 
 _OWNERS: Mapping[Role, Scope] = MappingProxyType({Role.USER: Scope.OWN, Role.ORCHESTRATOR: Scope.ON_BEHALF})
@@ -86,6 +89,7 @@ TABLE: Mapping[Permission, Mapping[Role, Scope]] = MappingProxyType(
         Permission.ADMINISTER_KEYS: {Role.OPERATOR: Scope.KEYS},
         Permission.READ_SUSPENSIONS: {Role.OPERATOR: Scope.SUSPENSIONS, Role.AUDITOR: Scope.SUSPENSIONS},
         Permission.ADMINISTER_SUSPENSIONS: {Role.OPERATOR: Scope.SUSPENSIONS},
+        Permission.IMPORT: {Role.OPERATOR: Scope.IMPORT},
     }
 )
 """The whole of it. A role that a permission doesn't name is denied."""
@@ -237,7 +241,21 @@ def authorise_suspension(
     return SuspensionAccess(actor=actor, request_id=request_id)
 
 
-_NOBODYS = (Scope.KEYS, Scope.SUSPENSIONS)
+def authorise_import(
+    identity: Identity,
+    on_behalf_of: str | None,
+    *,
+    request_id: str | None = None,
+    refuse_live: bool = False,
+    refuse_live_roles: Collection[str] = (),
+) -> ImportAccess:
+    """The right to import, of paper accounts alone where live ones are refused. Raises as `authorise_key_reading`."""
+    actor = _nobodys_actor(identity, Permission.IMPORT, on_behalf_of)
+    paper_alone = refuse_live or role_of(actor) in refuse_live_roles
+    return ImportAccess(actor=actor, request_id=request_id, account_type="paper" if paper_alone else None)
+
+
+_NOBODYS = (Scope.KEYS, Scope.SUSPENSIONS, Scope.IMPORT)
 
 
 def _nobodys_actor(identity: Identity, permission: Permission, on_behalf_of: str | None) -> str:

@@ -105,7 +105,8 @@ class CredentialOpener:
         except (CiphertextGone, KeyVersionRetired):
             # An update, rewrap or retirement came between the row and the ciphertext: the row says where it is now.
             opened = await self._opened(request, conn)
-        self._usage.note(opened.credential.id)
+        if action is not Action.IMPORT:  # nobody used it
+            self._usage.note(opened.credential.id)
         return opened
 
     async def _opened(self, request: OpenRequest, conn: CallerConnection | None) -> Opened:

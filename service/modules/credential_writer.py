@@ -60,6 +60,10 @@ class NewCredential:
     credential_type: str
     api_key: Plaintext
     secret_key: Plaintext
+    # What an import knows of it already.
+    id: UUID | None = None
+    is_active: bool = True
+    created_at: datetime | None = None
 
 
 class CredentialWriter:
@@ -106,25 +110,34 @@ class CredentialWriter:
             AccountTypeRefused, ProviderUnavailable: of an access for one type of account; nothing was stored.
             TemporarilyUnavailable: safe to send again with the same `idempotency_key`.
         """
-        check_user_id(access.user_id)
-        account_id = uuid_from("account_id", new.account_id)
-        self._check_keys(new.credential_type, new.api_key, new.secret_key)
+        account_id = self.check(access, new)
         digest = RequestDigest.of(str(account_id), new.credential_type, new.api_key, new.secret_key)
         if idempotency_key is not None and (stored := await self._replayed(access, idempotency_key, digest)):
             return stored
-        draft = self._draft(access, account_id, new.credential_type)
+        draft = self._draft(access, account_id, new)
         record = None
         if idempotency_key is not None:
             record = await self._idempotency.record(access, _STORE_ROUTE, idempotency_key, digest, draft.id)
         try:
             with join_pair(new.api_key, new.secret_key) as pair:
                 draft = await self._guarded(access, draft, Action.STORE, pair)
-                return await self._insert(access, draft, pair, record, conn)
+                return await self._insert(access, draft, pair, record, conn, new.created_at)
         except ConcurrentUpdate:
             # The same request, sent twice at once: the other one is committed, so this one's answer is there too.
             if idempotency_key is not None and (stored := await self._replayed(access, idempotency_key, digest)):
                 return stored
             raise
+
+    def check(self, access: OwnerAccess, new: NewCredential) -> UUID:
+        """What can be known of a new credential without asking anybody. Returns its account's id.
+
+        Raises:
+            InvalidInput: names the field.
+        """
+        check_user_id(access.user_id)
+        account_id = uuid_from("account_id", new.account_id)
+        self._check_keys(new.credential_type, new.api_key, new.secret_key)
+        return account_id
 
     async def _insert(
         self,
@@ -133,10 +146,11 @@ class CredentialWriter:
         pair: Plaintext,
         record: IdempotencyRecord | None,
         conn: CallerConnection | None,
+        created_at: datetime | None,
     ) -> Credential:
         async def commit(sealed: Credential, intent: WriteIntent) -> Credential | None:
             event = self._event(access, sealed, Action.STORE)
-            return await self._store.insert(sealed, intent, event, idempotency=record, conn=conn)
+            return await self._store.insert(sealed, intent, event, idempotency=record, conn=conn, created_at=created_at)
 
         return await self._sealed.write(draft, pair, commit, is_new=True)
 
@@ -283,16 +297,16 @@ class CredentialWriter:
         check_key("api_key", api_key)
         check_key("secret_key", secret_key, may_be_empty=not provider.needs_secret_key)
 
-    def _draft(self, access: OwnerAccess, account_id: UUID, credential_type: str) -> Credential:
+    def _draft(self, access: OwnerAccess, account_id: UUID, new: NewCredential) -> Credential:
         """A new credential, but for what sealing and inserting fill in. The id is made here, before encryption."""
-        credential_id, now = uuid.uuid4(), datetime.now(UTC)
+        credential_id, credential_type, now = new.id or uuid.uuid4(), new.credential_type, datetime.now(UTC)
         return Credential(
             id=credential_id,
             user_id=access.user_id,
             account_id=account_id,
             credential_type=credential_type,
             account_type=None,
-            is_active=True,
+            is_active=new.is_active,
             reference=TransitReference(
                 transit_mount=self._layout.transit_mount,
                 transit_key=self._layout.transit_key(credential_type),

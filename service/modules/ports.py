@@ -5,6 +5,7 @@ Every method may raise `TemporarilyUnavailable`'s kinds from `errors.py`; others
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -152,8 +153,11 @@ class CredentialStore(Protocol):
         *,
         idempotency: IdempotencyRecord | None = None,
         conn: CallerConnection | None = None,
+        created_at: datetime | None = None,
     ) -> Credential | None:
         """The last transaction of a store: row, event, idempotency record; the intent out. Returns the row.
+
+        `created_at`: when it was made elsewhere; None: now.
 
         Returns None where the key version is below the key's floor: seal again. Raises WriteInterrupted if the
         intent is gone, ConcurrentUpdate if the idempotency key was taken meanwhile.

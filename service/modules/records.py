@@ -67,6 +67,18 @@ class SuspensionAccess:
     request_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportAccess:
+    """The right to store credentials for the users that a source names, and to have them compared with the source.
+
+    Of no secret: what is opened to be compared goes nowhere else. `account_type` as of an `OwnerAccess`.
+    """
+
+    actor: str
+    request_id: str | None = None
+    account_type: AccountType | None = None
+
+
 class Action(StrEnum):
     """What an event says was done."""
 
@@ -79,6 +91,7 @@ class Action(StrEnum):
     DISABLE = "disable"
     VALIDATE = "validate"
     DELETE = "delete"
+    IMPORT = "import"  # opened to be compared with what it is imported from; that it was stored is a `store`
     RECONCILE = "reconcile"
     HAND_OFF = "handoff"  # a wrapping token was asked for; failed: the client could not unwrap it
     PROXY = "proxy"  # a call that reads

@@ -1,6 +1,7 @@
 """The `credentials` table: reading, and the last transaction of every write, which is its commit point."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -97,6 +98,7 @@ class PostgresCredentialStore:
         *,
         idempotency: IdempotencyRecord | None = None,
         conn: CallerConnection | None = None,
+        created_at: datetime | None = None,
     ) -> Credential | None:
         reference = credential.reference
         try:
@@ -121,6 +123,8 @@ class PostgresCredentialStore:
                     credential.validation_state,
                     credential.account_type,
                     credential.last_validated_at,
+                    credential.is_active,
+                    created_at,
                 )
                 await transaction.execute(SQL["record_event"], *event_arguments(event))
         except _BelowFloor:

@@ -21,7 +21,7 @@ _NOT_READY = (
     asyncpg.InvalidAuthorizationSpecificationError,
 )
 
-_AS_WRITTEN = {"search_path": "pg_catalog", "row_security": "off"}
+AS_WRITTEN = {"search_path": "pg_catalog", "row_security": "off"}
 """The statements mean what they say: no function of a table's owner takes the place of Postgres' own, and where a
 policy would keep rows back or show others, the statement fails. What a client asks for comes before what ALTER DATABASE
 and ALTER ROLE set. https://www.postgresql.org/docs/current/config-setting.html
@@ -82,7 +82,7 @@ class Database:
                 max_size=settings.database_pool_size,
                 timeout=settings.database_timeout,
                 command_timeout=settings.database_timeout,
-                server_settings={"application_name": "vault-credentials", **_AS_WRITTEN},
+                server_settings={"application_name": "vault-credentials", **AS_WRITTEN},
                 reset=_as_it_is,
             )
             await pool

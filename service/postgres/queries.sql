@@ -136,10 +136,12 @@ SELECT min_version FROM public.key_floors WHERE transit_key = $1 FOR SHARE;
 INSERT INTO public.key_floors (transit_key) VALUES ($1) ON CONFLICT DO NOTHING;
 
 -- name: insert_credential
+-- $17: when it was made, where it is imported; never later than now, whatever the clocks say.
 INSERT INTO public.credentials (id, user_id, account_id, credential_type, transit_mount, transit_key, transit_key_version,
                          binding, kv_mount, kv_path, kv_version, secret_version, validation_state, account_type,
-                         last_validated_at, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, clock_timestamp(), clock_timestamp())
+                         last_validated_at, is_active, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, least($17, clock_timestamp()),
+        clock_timestamp())
 RETURNING *;
 
 -- name: forget_expired_idempotency_key

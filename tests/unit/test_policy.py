@@ -15,6 +15,7 @@ from service.authz.policy import (
     Role,
     Scope,
     authorise,
+    authorise_import,
     authorise_key_administration,
     authorise_key_reading,
     authorise_owner,
@@ -26,6 +27,7 @@ from service.errors import AccountTypeRefused, InvalidInput, PermissionDenied
 from service.modules.records import (
     AccountType,
     AuditAccess,
+    ImportAccess,
     KeyAdminAccess,
     KeyReadAccess,
     OwnerAccess,
@@ -50,6 +52,7 @@ keys:read                   -     -          keys  keys
 keys:administer             -     -          keys  -
 suspensions:read            -     -          suspensions  suspensions
 suspensions:administer      -     -          suspensions  -
+credentials:import          -     -          import  -
 """
 CELLS = [
     (Permission(name), role, cell)
@@ -103,6 +106,7 @@ NOBODYS_RIGHTS = {
     Permission.ADMINISTER_KEYS: (authorise_key_administration, KeyAdminAccess),
     Permission.READ_SUSPENSIONS: (authorise_suspension_reading, SuspensionReadAccess),
     Permission.ADMINISTER_SUSPENSIONS: (authorise_suspension, SuspensionAccess),
+    Permission.IMPORT: (authorise_import, ImportAccess),
 }
 
 

@@ -1,0 +1,131 @@
+"""What an import is about: rows of a source, what became of each, what a run has to show."""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+from service.errors import CredentialsError
+from service.memory.plaintext import Plaintext
+
+
+class Mode(StrEnum):
+    """What is done with a source's rows."""
+
+    DRY_RUN = "dry run"  # each is checked; nothing is stored, opened or recorded
+    IMPORT = "import"  # each is stored unless it is there, then opened and compared
+    VERIFY = "verify"  # what is there is opened and compared; nothing is stored
+
+
+class Became(StrEnum):
+    """What became of one row."""
+
+    IMPORTED = "imported"  # stored by this run, and opens to the source's keys
+    PRESENT = "present"  # was here before, and opens to the source's keys (a dry run: is here)
+    VALID = "valid"  # a dry run: it could be stored
+    WIPED = "wiped"  # the source has no keys of it any more, and it is here
+    DIFFERS = "differs"  # is here, and is not what the source has; what is here was left as it is
+    MISSING = "missing"  # a verification: it is not here
+    REFUSED = "refused"  # there is something wrong with it
+    FAILED = "failed"  # it could not be done
+
+
+NEEDS_A_LOOK = frozenset({Became.DIFFERS, Became.MISSING, Became.REFUSED, Became.FAILED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRow:
+    """One credential as a source has it. Whoever takes it wipes the keys."""
+
+    where: str
+    """For people: a line's number, a row's id."""
+    id: UUID | None = None
+    """The credential's id, which it keeps; None: it is made of `identity`."""
+    identity: str = ""
+    """What tells it from the source's other rows of the same user, account and type."""
+    user_id: str
+    account_id: str
+    credential_type: str
+    api_key: Plaintext
+    secret_key: Plaintext
+    is_active: bool = True
+    created_at: datetime | None = None
+    is_wiped: bool = False
+    """The source had keys once, and they have been wiped there."""
+    origin: object = field(default=None, repr=False)
+    """What the source itself needs to know its row again: ciphertext, say."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRow:
+    """A row that is none. `problem` is fixed text and a field's name, never a value."""
+
+    where: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What became of a row. `problem` is fixed text, and names a field where one is wrong."""
+
+    where: str
+    became: Became
+    problem: str | None = None
+    credential_id: UUID | None = None
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """A run's counts. It holds no row, so it doesn't grow."""
+
+    mode: Mode
+    counts: dict[Became, int] = field(default_factory=lambda: dict.fromkeys(Became, 0))
+    wiped_now: int = 0
+    """Rows whose keys this run has wiped in the source."""
+    started: float = field(default_factory=time.monotonic)
+    trouble: CredentialsError | None = None
+    """What is waited for just now."""
+    stopped_by: CredentialsError | None = None
+    """What ended the run before the source's end."""
+    was_stopped: bool = False
+    """Somebody asked for the end before the source's."""
+
+    @property
+    def rows(self) -> int:
+        """How many there have been."""
+        return sum(self.counts.values())
+
+    @property
+    def needs_a_look(self) -> int:
+        """Those among them that somebody has to look at."""
+        return sum(self.counts[each] for each in NEEDS_A_LOOK)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it came to the source's end, and nobody has to look at anything."""
+        return not (self.stopped_by or self.was_stopped or self.needs_a_look)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+
+class Source(Protocol):
+    """Where credentials come from."""
+
+    @property
+    def total(self) -> int:
+        """How much there is: rows or bytes."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """How much of it has been read."""
+        ...
+
+    def rows(self) -> AsyncIterator[SourceRow | UnreadableRow]:
+        """All of them. An error of the source as a whole is raised: a CredentialsError."""
+        ...
