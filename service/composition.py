@@ -41,6 +41,7 @@ from service.modules.usage import UsageRecorder
 from service.modules.uses_under_way import UsesUnderWay
 from service.modules.vault_layout import VaultLayout
 from service.postgres.access_log import PostgresAccessLog
+from service.postgres.bulk_store import BulkCredentialStore
 from service.postgres.control_store import PostgresControlStore
 from service.postgres.credential_store import PostgresCredentialStore
 from service.postgres.key_store import PostgresKeyStore
@@ -61,6 +62,7 @@ from service.vault.login import VaultSession
 from service.vault.transit import TransitCipher
 from service.vault.transit_keys import TransitKeyRing, TransitKeys
 from service.vault.wire import Wire
+from service.vault.wire_client import WireVaultClient
 from service.vault.wrapping import TransitWrapper
 
 _VERIFYING_SECONDS = 600.0
@@ -96,13 +98,16 @@ class Runtime:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, *, background: bool = False, collect: bool = False) -> AsyncIterator[Self]:
+    async def open(
+        cls, settings: Settings, *, background: bool = False, collect: bool = False, bulk: bool = False
+    ) -> AsyncIterator[Self]:
         """Opens everything, and closes it when the block ends. Nothing is asked of Vault or Postgres until needed.
 
         `background`: also reconciles, every `reconcile_interval` seconds, and, where it has the rotator's logins, does
         the jobs, as a service does and a library doesn't.
         `collect`: also collects garbage every `collect_seconds`, with what there is now set aside, which concerns all
         of the process; so does a program that `vault-credentials exec` started, without being asked.
+        `bulk`: for a process that stores many: what goes to KV and into Postgres costs a fraction.
 
         Raises:
             ConfigurationError: the settings can't be used.
@@ -110,16 +115,23 @@ class Runtime:
         async with AsyncExitStack() as stack:
             vault_http = await stack.enter_async_context(vault_client(settings))
             session = await stack.enter_async_context(VaultSession.open(vault_http, settings))
+            wire = await stack.enter_async_context(Wire.open(settings))
             vault = VaultClient(vault_http, session, namespace=settings.vault_namespace, retries=settings.vault_retries)
             database = await stack.enter_async_context(Database.open(settings))
             providers = Providers.configured(await stack.enter_async_context(provider_client(settings)), settings)
-            wire = await stack.enter_async_context(Wire.open(settings))
             cipher = TransitCipher(vault, wire, settings.transit_mount)
             ciphertexts = KvCiphertextStore(vault, settings.kv_mount)
             layout = VaultLayout(
                 settings.transit_mount, settings.transit_key_prefix, settings.kv_mount, frozenset(providers)
             )
             store = PostgresCredentialStore(database, settings)
+            if bulk:
+                over_wire = WireVaultClient(
+                    vault_http, session, wire, namespace=settings.vault_namespace, retries=settings.vault_retries
+                )
+                ciphertexts = KvCiphertextStore(over_wire, settings.kv_mount)
+                store = bulk_store = BulkCredentialStore(database, settings)
+                stack.push_async_callback(bulk_store.aclose)
             log = PostgresAccessLog(database, providers.account_typed)
             usage = UsageRecorder(store)
             stack.push_async_callback(usage.close)

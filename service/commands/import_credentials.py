@@ -214,7 +214,7 @@ async def _imported(
 
     settings = load_settings()
     stop = asyncio.Event()
-    async with Runtime.open(settings, collect=True) as runtime:
+    async with Runtime.open(settings, collect=True, bulk=True) as runtime:
         if runtime.identity is None:
             raise ConfigurationError(f"CREDENTIALS_OIDC_ISSUER: is not set; {_TOKEN} is checked with it")
         if not token:

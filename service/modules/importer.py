@@ -3,8 +3,10 @@
 import asyncio
 import hmac
 import json
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass, replace
+from typing import TypeVar
 from uuid import UUID, uuid5
 
 from service.errors import (
@@ -37,7 +39,10 @@ PATIENCE = 60.0
 """Seconds that what does not answer (Vault, Postgres, a provider) is waited for; then the run stops."""
 
 _NAMESPACE = UUID("4d6b1c0e-8a0f-5c3e-9d2b-7f6a1e5c0b42")
-_AT_ONCE = 64
+# Rows go from step to step together, so that they are encrypted, recorded and decrypted in few requests; several such
+# groups are under way, so that Vault's KV, which takes them one by one, has something to do meanwhile.
+_TOGETHER = 64
+_GROUPS = 3
 _LONGEST_PAUSE = 5.0
 
 # What is wrong with one credential, or was in its way. Any other error would be every row's.
@@ -49,6 +54,9 @@ Wipe = Callable[[SourceRow], Awaitable[bool]]
 
 Told = Callable[[RowResult], None]
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
 
 def credential_id_of(row: SourceRow) -> UUID:
     """The row's own id; where it has none, one that is the same in every run and on every machine."""
@@ -57,6 +65,16 @@ def credential_id_of(row: SourceRow) -> UUID:
     # As JSON, so that no two rows run into the same text.
     account_id = row.account_id.lower()
     return uuid5(_NAMESPACE, json.dumps([row.user_id, account_id, row.credential_type, row.identity]))
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A row, and the credential that is here for it, not compared yet."""
+
+    row: SourceRow
+    owner: OwnerAccess
+    credential: Credential
+    became: Became
 
 
 class Importer:
@@ -91,8 +109,8 @@ class Importer:
         """
         return await _Run(self, access, mode, told, progress, wipe, patience).over(source, stop or asyncio.Event())
 
-    async def imported(self, access: ImportAccess, row: SourceRow, mode: Mode) -> RowResult:
-        """What becomes of one row, its keys still the caller's to wipe.
+    async def place(self, access: ImportAccess, row: SourceRow, mode: Mode) -> "RowResult | Placed":
+        """The row's credential, stored if it was not here; or its result, where that is known without opening it.
 
         Raises:
             InvalidInput, and what `_OF_ONE_ROW` has: it is this row's. Anything else: no row will fare better.
@@ -131,10 +149,17 @@ class Importer:
             raise InvalidInput("id", "is the id of another credential")
         elif not _is_same(there, row):
             return RowResult(row.where, Became.DIFFERS, "here it is of another account or type", credential_id)
-        if mode is not Mode.DRY_RUN and not await self._opens_to(owner, there, row):
-            updated = "its keys were updated here since" if there.secret_version > 1 else "opens to other keys"
-            return RowResult(row.where, Became.DIFFERS, updated, credential_id)
-        return RowResult(row.where, became, None, credential_id)
+        if mode is Mode.DRY_RUN:
+            return RowResult(row.where, became, None, credential_id)
+        return Placed(row, owner, there, became)
+
+    async def compare(self, placed: "Placed") -> RowResult:
+        """The result of a row that was placed. Raises as `place`."""
+        row, there = placed.row, placed.credential
+        if await self._opens_to(placed.owner, there, row):
+            return RowResult(row.where, placed.became, None, there.id)
+        updated = "its keys were updated here since" if there.secret_version > 1 else "opens to other keys"
+        return RowResult(row.where, Became.DIFFERS, updated, there.id)
 
     async def _found(self, access: ImportAccess, credential_id: UUID) -> Credential | None:
         # Whoever's it is: a path in KV that another user's row pins must not be written to.
@@ -183,52 +208,87 @@ class _Run:
         self._wipe = wipe
         self._patience = patience
         self._report = ImportReport(mode)
-        self._waiting: asyncio.Queue[SourceRow | None] = asyncio.Queue(_AT_ONCE)
+        self._waiting: asyncio.Queue[list[SourceRow]] = asyncio.Queue(1)
 
     async def over(self, source: Source, stop: asyncio.Event) -> ImportReport:
         async with asyncio.TaskGroup() as group:
-            for _ in range(_AT_ONCE):
+            for _ in range(_GROUPS):
                 group.create_task(self._work(), name="import")
+            together: list[SourceRow] = []
             try:
                 async with aclosing(source.rows()) as rows:  # type: ignore[type-var]  # a generator, in each source
                     async for row in rows:
                         if isinstance(row, UnreadableRow):
                             self._note(RowResult(row.where, Became.REFUSED, row.problem))
                         else:
-                            await self._waiting.put(row)
+                            together.append(row)
+                        if len(together) == _TOGETHER:
+                            await self._waiting.put(together)
+                            together = []
                         if self._report.stopped_by or stop.is_set():
                             break
             except CredentialsError as error:
                 self._report.stopped_by = self._report.stopped_by or error
-            for _ in range(_AT_ONCE):
-                await self._waiting.put(None)
+            if together:
+                await self._waiting.put(together)
+            for _ in range(_GROUPS):
+                await self._waiting.put([])  # that was all
         self._report.was_stopped = stop.is_set()
         return self._report
 
     async def _work(self) -> None:
-        while (row := await self._waiting.get()) is not None:
-            with row.api_key, row.secret_key:
-                if self._report.stopped_by is None:
-                    await self._take(row)
+        while together := await self._waiting.get():
+            with ExitStack() as wiping:
+                for row in together:
+                    wiping.enter_context(row.api_key)
+                    wiping.enter_context(row.secret_key)
+                placed = await self._each(together, self._place)
+                compared = await self._each(placed, self._compare)
+                await self._each(compared, self._finish)
 
-    async def _take(self, row: SourceRow) -> None:
-        """A row to its end: a result, or what stops the run."""
-        try:
-            result = await self._patiently(row)
-            if self._wipe is not None and result.became in (Became.IMPORTED, Became.PRESENT):
-                result = await self._wiped(self._wipe, row, result)
-        except CredentialsError as error:
-            self._report.stopped_by = self._report.stopped_by or error
-        else:
-            self._note(result)
+    async def _each(self, items: Sequence[_Item], step: Callable[[_Item], Awaitable[_Result | None]]) -> list[_Result]:
+        """A step for all of them, and what goes on to the next. After what stops the run, none is begun."""
 
-    async def _patiently(self, row: SourceRow) -> RowResult:
+        async def one(item: _Item) -> _Result | None:
+            if self._report.stopped_by is not None:
+                return None
+            try:
+                return await step(item)
+            except CredentialsError as error:
+                self._report.stopped_by = self._report.stopped_by or error
+                return None
+
+        # A group, which has all of them ended before it raises: nobody encrypts keys that are wiped by now.
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(item)) for item in items]
+        return [result for task in tasks if (result := task.result()) is not None]
+
+    async def _place(self, row: SourceRow) -> Placed | None:
+        placed = await self._patiently(row, lambda: self._importer.place(self._access, row, self._mode))
+        if isinstance(placed, Placed):
+            return placed
+        self._note(placed)
+        return None
+
+    async def _compare(self, placed: Placed) -> tuple[SourceRow, RowResult]:
+        result = await self._patiently(placed.row, lambda: self._importer.compare(placed))
+        if result.became is Became.FAILED:
+            result = replace(result, problem=f"is here, and was not compared: {result.problem}")
+        return placed.row, result
+
+    async def _finish(self, compared: tuple[SourceRow, RowResult]) -> None:
+        row, result = compared
+        if self._wipe is not None and result.became in (Became.IMPORTED, Became.PRESENT):
+            result = await self._wiped(self._wipe, row, result)
+        self._note(result)
+
+    async def _patiently(self, row: SourceRow, step: Callable[[], Awaitable[_Result]]) -> _Result | RowResult:
         clock = asyncio.get_running_loop()
         until, pause, tries = clock.time() + self._patience, 0.25, 0
         while True:
             tries += 1
             try:
-                result = await self._importer.imported(self._access, row, self._mode)
+                result = await step()
             except InvalidInput as error:
                 return RowResult(row.where, Became.REFUSED, str(error))
             except (ConcurrentUpdate, WriteInterrupted) as error:
