@@ -142,8 +142,8 @@ def _fernet_keys(key_file: Path | None) -> list[str]:
     if (given is None) == (key_file is None):
         raise ConfigurationError(f"{_FERNET_KEY} or --key-file: one of them has to be given")
     if key_file is not None:
-        _warn_if_exposed(key_file, "--key-file")
         with secret_file(key_file, "--key-file") as descriptor:
+            _warn_if_exposed(descriptor, "--key-file")
             given = os.read(descriptor, _MAX_KEY_FILE).decode("ascii", "replace").replace("\n", ",")
     return [key.strip() for key in (given or "").split(",") if key.strip()]
 
@@ -154,17 +154,17 @@ def _import_file(file: Path, kind: str, mode: "Mode", *, all_rows: bool, in_json
         from service.sources.files import FileSource, Kind
         from service.sources.secret_lines import SecretLines, secret_file
 
-        _warn_if_exposed(file, "FILE")
         with secret_file(file) as descriptor:
+            _warn_if_exposed(descriptor, "FILE")
             yield FileSource(SecretLines(descriptor), Kind(kind)), None
 
     _run(opened, mode, all_rows=all_rows, in_json=in_json)
 
 
-def _warn_if_exposed(file: Path, name: str) -> None:
+def _warn_if_exposed(descriptor: int, name: str) -> None:
     from service.sources.secret_lines import exposure
 
-    if (problem := exposure(file, name)) is not None:
+    if (problem := exposure(descriptor, name)) is not None:
         typer.echo(f"vault-credentials: warning: {problem}", err=True)
 
 

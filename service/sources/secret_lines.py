@@ -55,12 +55,9 @@ def secret_file(path: Path, name: str = "FILE") -> Iterator[int]:
         os.close(descriptor)
 
 
-def exposure(path: Path, name: str = "FILE") -> str | None:
+def exposure(descriptor: int, name: str = "FILE") -> str | None:
     """What to say where others on this machine may read or change the file; None where they may not."""
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
-        return None  # opening it says what is wrong
+    mode = os.fstat(descriptor).st_mode
     if mode & stat.S_IWOTH or mode & stat.S_IWGRP:
         return f"{name}: other users of this machine may change it (chmod 600)"
     if mode & stat.S_IROTH or mode & stat.S_IRGRP:

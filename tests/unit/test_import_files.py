@@ -221,8 +221,9 @@ def test_what_is_no_regular_file_is_said_and_not_read(tmp_path: Path, kind: str)
 )
 def test_a_file_that_others_may_read_or_change_is_said(tmp_path: Path, mode: int, told: str | None) -> None:
     path = private_file(tmp_path / "old.csv", b"")
-    path.chmod(mode)
-    assert exposure(path) == told
+    with secret_file(path) as descriptor:
+        path.chmod(mode)
+        assert exposure(descriptor) == told
 
 
 @settings(max_examples=30, deadline=None)
