@@ -146,7 +146,7 @@ async def test_a_command_that_is_killed_is_run_again_and_its_freed_memory_is_wip
         *COMMAND, "jsonl", str(path), env=environment, stdout=nowhere, stderr=nowhere
     )
     try:
-        while process.returncode is None:  # noqa: ASYNC110 - only asking tells
+        while process.returncode is None:
             if await owner_conn.fetchval(count, user):
                 break
             await asyncio.sleep(0.005)
