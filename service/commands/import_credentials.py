@@ -176,6 +176,7 @@ def _run(opening: Opening, mode: "Mode", *, all_rows: bool, in_json: bool) -> No
     import secrets
 
     from service.commands.import_output import report_json, report_lines, row_json, row_line
+    from service.modules.import_records import Mode
     from service.modules.importer import needs_a_look
     from service.observability import configure_logging
 
@@ -189,7 +190,7 @@ def _run(opening: Opening, mode: "Mode", *, all_rows: bool, in_json: bool) -> No
 
     report = asyncio.run(_imported(opening, mode, told, token, run_id))
     typer.echo(report_json(report, run_id) if in_json else "\n".join(report_lines(report)))
-    if not in_json:
+    if not in_json and mode is not Mode.DRY_RUN:
         typer.echo(f"In the events this run is {run_id}.")
     if report.stopped_by is not None or report.was_stopped:
         why = "" if report.stopped_by is None else f": {report.stopped_by}"
