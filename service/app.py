@@ -94,7 +94,7 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
     )
     for routes in modules:
         app.router.routes.extend(routes.router.routes)
-    metrics_route.install_metrics(app)
+    answered = metrics_route.install_metrics(app)
     install_exports(app)
     install_error_responses(app)
     app.state.credential_types = credential_types(settings or ProviderSettings.model_construct())
@@ -103,7 +103,7 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
     app.add_middleware(CollectAfterSecrets)
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(NoStore)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, answered=answered)
     return app
 
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 from service.exception_location import exception_location
-from service.modules.reconciliation import Reconciler
+from service.modules.reconciliation import Reconciler, ReconciliationReport
+from service.modules.state_watch import StateWatch
 from service.modules.suspects import Suspects
 from service.settings import Settings
 
@@ -39,15 +40,31 @@ async def repeating(name: str, interval: float, work: Callable[[], Awaitable[Non
 
 
 @asynccontextmanager
-async def reconciling(reconciler: Reconciler, settings: Settings) -> AsyncIterator[None]:
-    """Removes what crashes have left, every `reconcile_interval` seconds."""
+async def reconciling(
+    reconciler: Reconciler, settings: Settings, note: Callable[[ReconciliationReport | None], None]
+) -> AsyncIterator[None]:
+    """Removes what crashes have left, every `reconcile_interval` seconds. `note` gets each report; None for a run that
+    came to no end.
+    """
 
     async def reconcile() -> None:
-        report = await reconciler.run(apply=True)
+        try:
+            report = await reconciler.run(apply=True)
+        except Exception:
+            note(None)
+            raise
+        note(report)
         if report.due or report.failed:
             _log.info("reconciled", extra={"removed": report.removed, "failed": report.failed})
 
     async with repeating("reconciliation", settings.reconcile_interval, reconcile):
+        yield
+
+
+@asynccontextmanager
+async def watching(state: StateWatch, settings: Settings) -> AsyncIterator[None]:
+    """Looks at what the metrics tell of Postgres and Vault, every `metrics_seconds`."""
+    async with repeating("looking at the metrics' state", settings.metrics_seconds, state.look):
         yield
 
 

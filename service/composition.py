@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 from service.authz.identity import TokenVerifier
-from service.background import reconciling, sweeping
+from service.background import reconciling, sweeping, watching
 from service.errors import ConfigurationError, DatabaseNotReady
 from service.http_clients import issuer_client, provider_client, provider_session, vault_client
+from service.measures import Measures
 from service.memory.collector import Collector
 from service.memory.hardening import started_by_exec
 from service.modules.cipher_batches import CipherBatches
@@ -35,6 +36,7 @@ from service.modules.reconciliation import Reconciler
 from service.modules.sealed_write import SealedWriter
 from service.modules.skew import SkewDetector, SkewWatch
 from service.modules.skew_mending import SkewMender
+from service.modules.state_watch import StateWatch
 from service.modules.suspects import Suspects
 from service.modules.suspensions import Suspensions
 from service.modules.usage import UsageRecorder
@@ -51,9 +53,11 @@ from service.postgres.queries import SQL
 from service.postgres.reconciliation_store import PostgresReconciliationStore
 from service.postgres.seal_store import PostgresSealStore
 from service.postgres.skew_store import PostgresSkewStore
+from service.postgres.state_store import PostgresStateStore
 from service.providers.registry import Providers
 from service.providers.upstream import AuthenticatedRequest, ProviderUpstream
 from service.rotator import rotating
+from service.runtime_metrics import RuntimeMetrics
 from service.settings import Settings, load_provider_settings, load_settings
 from service.vault.ciphertext_store import KvCiphertextStore
 from service.vault.client import VaultClient
@@ -95,6 +99,8 @@ class Runtime:
     """Checks callers' tokens; None where no issuer is set (a library needs none)."""
     collector: Collector | None = None
     """Frees garbage that may hold secrets; None in a program that embeds the library and was not started by `exec`."""
+    metrics: RuntimeMetrics | None = None
+    """What there is to tell a Prometheus server; a program that embeds the library may register it with its own."""
 
     @classmethod
     @asynccontextmanager
@@ -112,12 +118,19 @@ class Runtime:
         Raises:
             ConfigurationError: the settings can't be used.
         """
+        measures = Measures()
         async with AsyncExitStack() as stack:
             vault_http = await stack.enter_async_context(vault_client(settings))
             session = await stack.enter_async_context(VaultSession.open(vault_http, settings))
             wire = await stack.enter_async_context(Wire.open(settings))
-            vault = VaultClient(vault_http, session, namespace=settings.vault_namespace, retries=settings.vault_retries)
-            database = await stack.enter_async_context(Database.open(settings))
+            vault = VaultClient(
+                vault_http,
+                session,
+                namespace=settings.vault_namespace,
+                retries=settings.vault_retries,
+                measures=measures,
+            )
+            database = await stack.enter_async_context(Database.open(settings, measures))
             providers = Providers.configured(await stack.enter_async_context(provider_client(settings)), settings)
             cipher = TransitCipher(vault, wire, settings.transit_mount)
             ciphertexts = KvCiphertextStore(vault, settings.kv_mount)
@@ -132,13 +145,15 @@ class Runtime:
                 ciphertexts = KvCiphertextStore(over_wire, settings.kv_mount)
                 store = bulk_store = BulkCredentialStore(database, settings)
                 stack.push_async_callback(bulk_store.aclose)
-            log = PostgresAccessLog(database, providers.account_typed)
+            log = PostgresAccessLog(database, providers.account_typed, uses=measures.uses)
             usage = UsageRecorder(store)
             stack.push_async_callback(usage.close)
             limits = BatchLimits(
                 items=settings.batch_items, under_way=settings.batches_under_way, waiting=settings.max_waiting
             )
-            ciphers = CipherBatches(cipher, limits)
+            ciphers = CipherBatches(
+                cipher, limits, encryptions=measures.batches("encryptions"), decryptions=measures.batches("decryptions")
+            )
             stack.push_async_callback(ciphers.aclose)
             cache = CiphertextCache(
                 ciphertexts,
@@ -148,15 +163,23 @@ class Runtime:
                     reads_at_once=settings.kv_reads_at_once,
                     waiting=settings.max_waiting,
                 ),
+                meter=measures.batches("kv_reads"),
             )
             stack.push_async_callback(cache.aclose)
-            batches = OpenBatches(log, cache, ciphers, layout, limits)
+            batches = OpenBatches(log, cache, ciphers, layout, limits, meter=measures.batches("opens"))
             stack.push_async_callback(batches.aclose)
             reader = CredentialReader(store, log, limits)
             stack.push_async_callback(reader.aclose)
-            kv_writes = FairQueue(at_once=settings.kv_writes_at_once, waiting=settings.max_waiting, name="kv-writes")
+            kv_writes = FairQueue(
+                at_once=settings.kv_writes_at_once,
+                waiting=settings.max_waiting,
+                name="kv-writes",
+                meter=measures.batches("kv_writes"),
+            )
             stack.push_async_callback(kv_writes.aclose)
-            handing_off = FairQueue(at_once=AT_ONCE, waiting=settings.max_waiting, name="handoffs")
+            handing_off = FairQueue(
+                at_once=AT_ONCE, waiting=settings.max_waiting, name="handoffs", meter=measures.batches("handoffs")
+            )
             stack.push_async_callback(handing_off.aclose)
             wrapper = TransitWrapper(vault, wire, settings.transit_mount)
             sealed = SealedWriter(
@@ -200,6 +223,7 @@ class Runtime:
                     idle_seconds=settings.proxy_idle_seconds,
                     call_seconds=settings.proxy_call_seconds,
                 ),
+                measures,
             )
             identity = None
             if settings.oidc_issuer is not None:
@@ -209,6 +233,16 @@ class Runtime:
                     stack.push_async_callback(identity.aclose)
             collector = Collector(settings.collect_seconds) if collect or started_by_exec() else None
             writer = CredentialWriter(store, log, ciphertexts, sealed, opener, idempotency, providers, layout)
+            readiness = _readiness(settings, vault, database, cipher, layout, reconciler, SkewWatch(skew))
+            state = StateWatch(readiness, PostgresStateStore(database), key_reader, key_store, layout)
+            metrics = RuntimeMetrics(
+                measures,
+                session=session,
+                cache=cache,
+                cache_limit=settings.ciphertext_cache_bytes,
+                database=database,
+                state=state,
+            )
             runtime = cls(
                 settings=settings,
                 reader=reader,
@@ -218,7 +252,7 @@ class Runtime:
                 hand_offs=HandOffs(log, log, cache, wrapper, layout, usage, handing_off, under_way),
                 proxy=proxy,
                 rate_limits=RateLimits(settings),
-                readiness=_readiness(settings, vault, database, cipher, layout, reconciler, SkewWatch(skew)),
+                readiness=readiness,
                 reconciler=reconciler,
                 skew=skew,
                 skew_mender=SkewMender(skew_store, ciphertexts, layout),
@@ -230,9 +264,11 @@ class Runtime:
                 under_way=under_way,
                 identity=identity,
                 collector=collector,
+                metrics=metrics,
             )
             if background:
-                await stack.enter_async_context(reconciling(reconciler, settings))
+                await stack.enter_async_context(reconciling(reconciler, settings, metrics.note_reconciliation))
+                await stack.enter_async_context(watching(state, settings))
                 if settings.disable_suspects:
                     await stack.enter_async_context(sweeping(suspects, settings))
                 if (rotator := settings.as_rotator()) is not None:

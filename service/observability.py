@@ -12,6 +12,7 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -106,8 +107,10 @@ class RequestLog:
     the whole of the request. Pure ASGI: Starlette's BaseHTTPMiddleware hides a client's going away.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, answered: Callable[[str, str, int, float], None] | None = None) -> None:
+        """`answered` is told of each answer: method, route's template, status and seconds."""
         self._app = app
+        self._answered = answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -129,9 +132,13 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
+            seconds = time.perf_counter() - began
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            route = getattr(scope.get("route"), "path", "none")
+            if self._answered is not None:
+                self._answered(method, route, status, seconds)
             if _access_log.isEnabledFor(logging.INFO):
-                milliseconds = round((time.perf_counter() - began) * 1000, 1)
-                _access_log.handle(_Answered(scope, status, milliseconds, request_id, given))
+                _access_log.handle(_Answered(method, route, status, round(seconds * 1000, 1), request_id, given))
             _request_id.reset(token)
 
 
@@ -142,10 +149,12 @@ class _Answered(logging.LogRecord):
     a secret, a caller's text, or an exception.
     """
 
-    def __init__(self, scope: Scope, status: int, ms: float, request_id: str, client_request_id: str | None) -> None:
+    def __init__(
+        self, method: str, route: str, status: int, ms: float, request_id: str, client_request_id: str | None
+    ) -> None:
         super().__init__(_access_log.name, logging.INFO, __file__, 0, "request", None, None)
-        self.method: str = scope["method"] if scope["method"] in _METHODS else "other"
-        self.route: str = getattr(scope.get("route"), "path", "none")
+        self.method = method
+        self.route = route
         self.status = status
         self.ms = ms
         self.request_id = request_id

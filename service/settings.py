@@ -197,6 +197,11 @@ class Settings(UseSettings, ProviderSettings, ProcessSettings):
     previous_secret_hours: int = Field(default=24, ge=0, description="How long an update can be rolled back.")
     intent_age_seconds: int = Field(default=900, ge=60, description="How old a write intent is when it is cleaned up.")
     reconcile_interval: float = Field(default=60.0, gt=0, description="Seconds between background reconciliations.")
+    metrics_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds between looks at what the metrics tell of Vault's keys and of the tables.",
+    )
     actor: str = Field(
         default="library", description="Who an embedding program is in the events: `library`, or `library:` and this."
     )

@@ -66,7 +66,7 @@ def hooked_ports(hook: Hook) -> Iterator[None]:
     """The hook around the ports of every runtime that is opened in the block."""
 
     def wrapping(name: str, adapter: Callable[..., object]) -> Callable[..., HookedPort]:
-        return lambda *args: HookedPort(name, adapter(*args), hook)
+        return lambda *args, **named: HookedPort(name, adapter(*args, **named), hook)
 
     with ExitStack() as patches:
         for name, adapter in _PORTS.items():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from service.measures import BatchMeter
 from service.memory.plaintext import Plaintext
 from service.modules.coalescer import BatchLimits, Coalescer
 from service.modules.ports import Cipher
@@ -24,9 +25,18 @@ class CipherBatches:
     alone. Does not: authorise or record anything.
     """
 
-    def __init__(self, cipher: Cipher, limits: BatchLimits) -> None:
+    def __init__(
+        self,
+        cipher: Cipher,
+        limits: BatchLimits,
+        *,
+        encryptions: BatchMeter | None = None,
+        decryptions: BatchMeter | None = None,
+    ) -> None:
+        """`decryptions` is not told of `decrypt_batch`'s, which somebody else has gathered."""
         self._cipher = cipher
         self._limits = limits
+        self._meters = encryptions, decryptions
         self._encrypting: dict[str, Coalescer[tuple[Plaintext, bytes], Seal]] = {}
         self._decrypting: dict[str, Coalescer[_Sealed, Plaintext]] = {}
 
@@ -41,7 +51,9 @@ class CipherBatches:
             async def run(items: list[tuple[Plaintext, bytes]]) -> Sequence[Seal | Exception]:
                 return await self._cipher.encrypt(key, items)
 
-            coalescer = self._encrypting[key] = Coalescer(run, self._limits, name=f"encrypt {key}")
+            coalescer = self._encrypting[key] = Coalescer(
+                run, self._limits, name=f"encrypt {key}", meter=self._meters[0]
+            )
         return await coalescer.call((plaintext, context), group=user_id, size=2 * len(plaintext) + len(context))
 
     async def decrypt(self, key: str, ciphertext: str, context: bytes, *, batch_id: UUID, user_id: str) -> Plaintext:
@@ -57,7 +69,7 @@ class CipherBatches:
                 )
 
             coalescer = self._decrypting[key] = Coalescer(
-                run, self._limits, discard=Plaintext.wipe, name=f"decrypt {key}"
+                run, self._limits, discard=Plaintext.wipe, name=f"decrypt {key}", meter=self._meters[1]
             )
         item = _Sealed(ciphertext, context, batch_id)
         return await coalescer.call(item, group=user_id, size=len(ciphertext) + len(context))

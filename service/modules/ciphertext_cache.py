@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from service.errors import CredentialsError, again
+from service.measures import BatchMeter
 from service.modules.coalescer import FairQueue
 from service.modules.ports import CiphertextStore
 from service.modules.records import Seal
@@ -34,13 +35,17 @@ class CiphertextCache:
     Does not: notice that a version was destroyed before its entry is that old.
     """
 
-    def __init__(self, store: CiphertextStore, limits: CacheLimits) -> None:
+    def __init__(self, store: CiphertextStore, limits: CacheLimits, *, meter: BatchMeter | None = None) -> None:
         self._store = store
         self._limits = limits
         self._kept: OrderedDict[tuple[str, int], tuple[Seal, float]] = OrderedDict()
         self._size = 0
         self._reading: dict[tuple[str, int], asyncio.Task[Seal]] = {}
-        self._queue = FairQueue(at_once=limits.reads_at_once, waiting=limits.waiting, name="kv-reads")
+        self._queue = FairQueue(at_once=limits.reads_at_once, waiting=limits.waiting, name="kv-reads", meter=meter)
+        self.hits = 0
+        """Ciphertexts that were handed out from here."""
+        self.misses = 0
+        """Reads from KV, one for all who wait for it."""
 
     @property
     def size(self) -> int:
@@ -58,6 +63,7 @@ class CiphertextCache:
             self.forget(path, version)
             return None
         self._kept.move_to_end(key)
+        self.hits += 1
         return seal
 
     async def read(self, path: str, version: int, *, user_id: str) -> Seal:
@@ -92,6 +98,7 @@ class CiphertextCache:
 
     async def _fetch(self, key: tuple[str, int], user_id: str) -> Seal:
         path, version = key
+        self.misses += 1
         seal = await self._queue.run(lambda: self._store.read(path, version), group=user_id)
         self._keep(path, version, seal)
         return seal

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar, cast
 
 from service.errors import Busy, CredentialsError, again
 from service.exception_location import exception_location
+from service.measures import BatchMeter
 
 _log = logging.getLogger(__name__)
 
@@ -38,12 +39,13 @@ class BatchLimits:
 
 
 class _Call(Generic[Item, Result]):
-    __slots__ = ("future", "item", "size")
+    __slots__ = ("future", "item", "since", "size")
 
-    def __init__(self, item: Item, size: int, future: "asyncio.Future[Result]") -> None:
+    def __init__(self, item: Item, size: int, future: "asyncio.Future[Result]", since: float) -> None:
         self.item = item
         self.size = size
         self.future = future
+        self.since = since
 
 
 class Coalescer(Generic[Item, Result]):
@@ -56,7 +58,7 @@ class Coalescer(Generic[Item, Result]):
 
     `run` gets one to `limits.items` items and returns as many results, in order; an exception in a place is for that
     caller alone, and one that it raises is for all (each gets an instance of its own). `discard` is called with a
-    result whose caller has gone.
+    result whose caller has gone. `meter` is told of each batch when it begins.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class Coalescer(Generic[Item, Result]):
         *,
         discard: Callable[[Result], None] = lambda _result: None,
         name: str = "coalescer",
+        meter: BatchMeter | None = None,
     ) -> None:
         self._run = run
         self._limits = limits
         self._discard = discard
         self._name = name
+        self._meter = meter
         # Whose turn is next comes first; of a group's calls, the oldest.
         self._groups: OrderedDict[str, OrderedDict[_Call[Item, Result], None]] = OrderedDict()
         self._waiting = 0
@@ -99,7 +103,7 @@ class Coalescer(Generic[Item, Result]):
         if self._waiting >= self._limits.waiting:
             self._make_room(group)
         loop = asyncio.get_running_loop()
-        call = _Call[Item, Result](item, size, loop.create_future())
+        call = _Call[Item, Result](item, size, loop.create_future(), loop.time())
         calls = self._groups.get(group)
         if calls is None:
             calls = self._groups[group] = OrderedDict()
@@ -170,6 +174,8 @@ class Coalescer(Generic[Item, Result]):
         self._start(loop)
         if not batch:
             return  # whoever waited has given up
+        if self._meter is not None:
+            self._meter(len(batch), loop.time() - min([call.since for call in batch]))
         try:
             results = await self._run([call.item for call in batch])
             for call, result in zip(batch, results, strict=True):
@@ -226,9 +232,9 @@ class FairQueue:
     Does not: stop what has begun when its caller gives up.
     """
 
-    def __init__(self, *, at_once: int, waiting: int, name: str) -> None:
+    def __init__(self, *, at_once: int, waiting: int, name: str, meter: BatchMeter | None = None) -> None:
         limits = BatchLimits(items=1, under_way=at_once, waiting=waiting)
-        self._calls = Coalescer[Callable[[], Awaitable[object]], object](_run_one, limits, name=name)
+        self._calls = Coalescer[Callable[[], Awaitable[object]], object](_run_one, limits, name=name, meter=meter)
 
     async def run(self, work: Callable[[], Awaitable[Result]], *, group: str) -> Result:
         """What `work` returns. Raises what it raises, or Busy."""

@@ -30,6 +30,7 @@ from service.errors import (
     TemporarilyUnavailable,
     again,
 )
+from service.measures import BatchMeter
 from service.memory.plaintext import Plaintext
 from service.modules.cipher_batches import CipherBatches
 from service.modules.ciphertext_cache import CiphertextCache
@@ -96,6 +97,8 @@ class OpenBatches:
         ciphers: CipherBatches,
         layout: VaultLayout,
         limits: BatchLimits,
+        *,
+        meter: BatchMeter | None = None,
     ) -> None:
         self._log = log
         self._ciphertexts = ciphertexts
@@ -103,7 +106,7 @@ class OpenBatches:
         self._layout = layout
         self._recording: set[asyncio.Task[None]] = set()
         self._opens = Coalescer[OpenRequest, Opened | Granted | _Failed](
-            self._run, limits, discard=_discard, name="opens"
+            self._run, limits, discard=_discard, name="opens", meter=meter
         )
 
     async def open(self, request: OpenRequest, conn: CallerConnection | None) -> Opened:

@@ -1,11 +1,13 @@
 """Calls to a provider with a credential that the caller never sees: authorised and recorded, sent once, passed back."""
 
 import logging
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Self
 
 from service.errors import (
+    AccountTypeUnknown,
     Busy,
     CallerGone,
     CredentialDenied,
@@ -15,8 +17,11 @@ from service.errors import (
     ProviderRefused,
     ProviderUnavailable,
     ProxyRefused,
+    Suspended,
+    TemporarilyUnavailable,
 )
 from service.exception_location import exception_location
+from service.measures import Measures
 from service.memory.plaintext import Plaintext
 from service.modules.call_clock import CallClock
 from service.modules.credential_opener import CredentialOpener
@@ -29,6 +34,28 @@ from service.modules.suspects import Suspects
 from service.modules.uses_under_way import UsesUnderWay
 
 _log = logging.getLogger(__name__)
+
+_OUTCOMES: tuple[tuple[type[Exception], str], ...] = (
+    (Busy, "busy"),
+    (CallerGone, "caller_gone"),
+    (ProviderOutcomeUnknown, "outcome_unknown"),
+    (ProviderRefused, "provider_refused"),
+    (ProviderUnavailable, "provider_unavailable"),
+    (ProxyRefused, "not_allowed"),
+    (AccountTypeUnknown, "not_allowed"),
+    (Suspended, "suspended"),
+    (CredentialDenied, "denied"),
+    (TemporarilyUnavailable, "unavailable"),
+)
+"""What a call that brought no whole answer is counted as; the first that fits."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What a call is counted as, as far as is known."""
+
+    provider: str = "none"
+    outcome: str = "ended_early"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +89,7 @@ class Proxy:
         suspects: Suspects,
         uses: UsesUnderWay,
         limits: ProxyLimits,
+        measures: Measures | None = None,
     ) -> None:
         self._opener = opener
         self._providers = providers
@@ -70,6 +98,7 @@ class Proxy:
         self._suspects = suspects
         self._uses = uses
         self._limits = limits
+        self._measures = measures or Measures()
         self._under_way = 0
         self._of: Counter[tuple[str, str]] = Counter()
 
@@ -90,6 +119,16 @@ class Proxy:
                 is a read.
             CallerGone: the caller hung up.
         """
+        counted = _Counted()
+        try:
+            await self._admitted(access, call, caller, counted)
+        except Exception as error:
+            counted.outcome = next((word for kind, word in _OUTCOMES if isinstance(error, kind)), "failed")
+            raise
+        finally:
+            self._measures.proxy_calls.add((counted.provider, counted.outcome))
+
+    async def _admitted(self, access: OwnerAccess, call: ProxyCall, caller: ProxyCaller, counted: _Counted) -> None:
         limits = self._limits
         whose = {("user", access.user_id): limits.at_once_user, ("caller", access.actor): limits.at_once_caller}
         if self._under_way >= limits.at_once or any(self._of[each] >= most for each, most in whose.items()):
@@ -97,7 +136,7 @@ class Proxy:
         self._under_way += 1
         self._of.update(whose.keys())
         try:
-            await self._forward(access, call, caller)
+            await self._forward(access, call, caller, counted)
         finally:
             self._under_way -= 1
             for each in whose:
@@ -105,11 +144,12 @@ class Proxy:
                 if not self._of[each]:
                     del self._of[each]
 
-    async def _forward(self, access: OwnerAccess, call: ProxyCall, caller: ProxyCaller) -> None:
+    async def _forward(self, access: OwnerAccess, call: ProxyCall, caller: ProxyCaller, counted: _Counted) -> None:
         base_url = ""
 
         def accept(credential: Credential) -> None:
             nonlocal base_url
+            counted.provider = credential.credential_type
             self._rules.check(access.actor.partition(":")[0], call.method, call.path)
             provider = self._providers[credential.credential_type]
             try:
@@ -132,6 +172,7 @@ class Proxy:
             body=caller.chunks() if caller.has_body else None,
         )
         with _Key(opened.pair, provider) as key:
+            began = time.perf_counter()
             clock = CallClock(idle=self._limits.idle_seconds, whole=self._limits.call_seconds)
             try:
                 async with (
@@ -140,6 +181,7 @@ class Proxy:
                     caller.watched(clock),
                     self._upstream.send(outgoing, key.headers) as answer,
                 ):
+                    self._measures.providers.note((credential.credential_type,), time.perf_counter() - began)
                     _check_status(call, answer.status)
                     await self._note(access, credential, provider, answer.status, call.path)
                     await _passed_back(answer, caller, clock)
@@ -148,6 +190,7 @@ class Proxy:
                     await self._opener.record_failure(access, credential, action, error)
                 failure = _failure(error, hung_up=clock.hung_up, may_be_done=key.given and not call.is_read)
             else:
+                counted.outcome = f"{answer.status // 100}xx"
                 return
         # Out here, so that what is raised drags neither the exchange's frames nor its error along.
         try:

@@ -1,6 +1,8 @@
 """Authorise and record: the one statement that stands before every decryption, and the history it leaves."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -11,9 +13,11 @@ from service.errors import (
     CredentialDenied,
     CredentialInactive,
     CredentialNotFound,
+    CredentialsError,
     Suspended,
     WrongCredentialType,
 )
+from service.measures import Tally
 from service.modules.ports import CallerConnection
 from service.modules.records import (
     Action,
@@ -52,14 +56,37 @@ class PostgresAccessLog:
     decryption that followed worked; that is a further event.
     """
 
-    def __init__(self, database: Database, account_typed: Collection[str] = ("alpaca",)) -> None:
-        """`account_typed`: the credential types whose accounts are paper or live."""
+    def __init__(
+        self, database: Database, account_typed: Collection[str] = ("alpaca",), *, uses: Tally | None = None
+    ) -> None:
+        """`account_typed`: the credential types whose accounts are paper or live. `uses` counts what is asked for, by
+        action, outcome and reason.
+        """
         self._database = database
+        self._uses = uses if uses is not None else Tally()
         self._account_typed = sorted(account_typed)
 
     async def authorise_opens(
         self, requests: Sequence[OpenRequest], *, batch_id: UUID, conn: CallerConnection | None = None
     ) -> list[Credential | Exception]:
+        try:
+            rows = await self._authorised(requests, batch_id, conn)
+        except ConnectionBusy:
+            raise  # asked for again over our own pool
+        except CredentialsError:
+            for request in requests:
+                self._uses.add((request.action.value, "failed", "unrecorded"))
+            raise
+        # Counted together: a batch's are nearly always of one kind or two.
+        for (action, denial), count in Counter(
+            [(request.action, row["denial"]) for request, row in zip(requests, rows, strict=True)]
+        ).items():
+            self._uses.add((action.value, "granted", "") if denial is None else (action.value, "denied", denial), count)
+        return [credential_from(row) if row["denial"] is None else DENIALS[row["denial"]]() for row in rows]
+
+    async def _authorised(
+        self, requests: Sequence[OpenRequest], batch_id: UUID, conn: CallerConnection | None
+    ) -> Sequence[Any]:
         arguments = (
             [request.credential_id for request in requests],
             [request.access.user_id for request in requests],
@@ -75,19 +102,20 @@ class PostgresAccessLog:
         if conn is not None and not conn.is_in_transaction():
             with translated_errors():
                 try:
-                    rows = await conn.fetch(SQL["authorise_opens"], *arguments)
+                    return await conn.fetch(SQL["authorise_opens"], *arguments)
                 except asyncpg.InterfaceError:
                     raise ConnectionBusy from None
-        else:
-            # In the caller's transaction a rollback would take the record with it: over our own pool instead.
-            rows = await self._database.fetch(SQL["authorise_opens"], *arguments)
-        return [credential_from(row) if row["denial"] is None else DENIALS[row["denial"]]() for row in rows]
+        # In the caller's transaction a rollback would take the record with it: over our own pool instead.
+        return await self._database.fetch(SQL["authorise_opens"], *arguments)
 
     async def record(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._uses.add((event.action.value, event.outcome.value, event.reason or ""))
         async with self._database.connection() as conn:
             await conn.executemany(SQL["record_event"], [event_arguments(event) for event in events])
 
     async def record_denied(self, access: OwnerAccess, credential_id: UUID | None, action: Action) -> None:
+        self._uses.add((action.value, "denied", "not_found"))
         await self._database.execute(
             SQL["record_denied"], credential_id, access.user_id, access.actor, action.value, access.request_id
         )

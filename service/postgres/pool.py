@@ -1,6 +1,7 @@
 """The pool of connections to Postgres, and the one place where asyncpg's errors become ours."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self, cast
@@ -8,7 +9,9 @@ from typing import Any, Self, cast
 import asyncpg
 
 from service.errors import ConfigurationError, CredentialsError, DatabaseNotReady, DatabaseUnavailable
+from service.measures import Measures
 from service.modules.ports import CallerConnection
+from service.postgres.queries import SQL
 from service.settings import Settings
 
 _NOT_READY = (
@@ -20,6 +23,9 @@ _NOT_READY = (
     asyncpg.InvalidPasswordError,
     asyncpg.InvalidAuthorizationSpecificationError,
 )
+
+_AUTHORISE = SQL["authorise_opens"]
+"""The statement before every opening: it is timed by itself."""
 
 AS_WRITTEN = {"search_path": "pg_catalog", "row_security": "off"}
 """The statements mean what they say: no function of a table's owner takes the place of Postgres' own, and where a
@@ -63,14 +69,15 @@ class Database:
     Guarantees: every wait is bounded by `database_timeout`. Does not: try anything twice.
     """
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", timeout: float) -> None:
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", timeout: float, measures: Measures | None = None) -> None:
         self._pool = pool
         self._timeout = timeout
+        self._measures = measures or Measures()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
-        """Opens the pool; no connection is made until one is needed.
+    async def open(cls, settings: Settings, measures: Measures | None = None) -> AsyncIterator[Self]:
+        """Opens the pool; no connection is made until one is needed. `measures`: where statements are counted.
 
         Raises:
             ConfigurationError: DATABASE_URL is not a URL that asyncpg understands.
@@ -89,7 +96,7 @@ class Database:
         except (ValueError, asyncpg.InterfaceError):
             raise ConfigurationError("DATABASE_URL: not a PostgreSQL URL") from None
         try:
-            yield cls(pool, settings.database_timeout)
+            yield cls(pool, settings.database_timeout, measures)
         finally:
             try:
                 await asyncio.wait_for(pool.close(), settings.database_timeout)
@@ -99,14 +106,24 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[CallerConnection]:
         """One connection, not in a transaction."""
-        with translated_errors():
-            # Not by acquire's own timeout, which costs a task and two turns of the loop each time.
-            async with asyncio.timeout(self._timeout):
-                conn = await self._pool.acquire()
-            try:
-                yield cast(CallerConnection, conn)
-            finally:
-                await self._pool.release(conn, timeout=self._timeout)
+        try:
+            with translated_errors():
+                # Not by acquire's own timeout, which costs a task and two turns of the loop each time.
+                async with asyncio.timeout(self._timeout):
+                    conn = await self._pool.acquire()
+                try:
+                    yield cast(CallerConnection, conn)
+                finally:
+                    await self._pool.release(conn, timeout=self._timeout)
+        except DatabaseUnavailable:
+            self._measures.postgres_failures.add(())
+            raise
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """How many there are at this moment, by what they do."""
+        idle = self._pool.get_idle_size()
+        return {"idle": idle, "used": self._pool.get_size() - idle}
 
     @asynccontextmanager
     async def transaction(self, conn: CallerConnection | None = None) -> AsyncIterator[CallerConnection]:
@@ -121,15 +138,23 @@ class Database:
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """Runs one statement, committed."""
+        began = time.perf_counter()
         async with self.connection() as conn:
-            return await conn.fetch(query, *args)
+            rows = await conn.fetch(query, *args)
+        self._measures.statement_ended("authorise_opens" if query is _AUTHORISE else "other", began)
+        return rows
 
     async def fetchrow(self, query: str, *args: Any) -> Any:
         """Runs one statement, committed; its first row or None."""
+        began = time.perf_counter()
         async with self.connection() as conn:
-            return await conn.fetchrow(query, *args)
+            row = await conn.fetchrow(query, *args)
+        self._measures.statement_ended("other", began)
+        return row
 
     async def execute(self, query: str, *args: Any) -> None:
         """Runs one statement, committed."""
+        began = time.perf_counter()
         async with self.connection() as conn:
             await conn.execute(query, *args)
+        self._measures.statement_ended("other", began)

@@ -12,7 +12,7 @@ def load(text: str) -> dict[str, str]:
     return {name: statement.strip() for name, statement in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-FILES = ("bulk.sql", "controls.sql", "fernet.sql", "queries.sql", "rotation.sql", "seals.sql", "skew.sql")
+FILES = ("bulk.sql", "controls.sql", "fernet.sql", "queries.sql", "rotation.sql", "seals.sql", "skew.sql", "state.sql")
 
 # The files ship with the code and nothing is ever put into their text.
 SQL = load("\n".join((files("service.postgres") / name).read_text() for name in FILES))

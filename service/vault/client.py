@@ -7,6 +7,7 @@ its own adapters are synchronous, ours hands back a coroutine, which hvac's meth
 import asyncio
 import random
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
@@ -27,6 +28,7 @@ from service.errors import (
     VaultUnavailable,
 )
 from service.http_clients import retry_after
+from service.measures import Measures
 
 NOT_VAULT = "What answers at VAULT_ADDR is not Vault"
 _PATH = re.compile(r"[A-Za-z0-9._~=@+-]+(/[A-Za-z0-9._~=@+-]+)*/?")
@@ -37,8 +39,23 @@ _FIRST_WAIT = 0.05
 _Answer = TypeVar("_Answer")
 
 
+_OPERATIONS = frozenset({"data", "metadata", "destroy", "hmac", "verify", "sign", "keys"})
+"""Words in the paths that `VaultClient.request` is asked for. What goes over the wire says what it is."""
+
+
 class VaultNotFound(VaultRefused):
     """Nothing at this path. Stays within `vault/`: each caller knows what it means."""
+
+
+_FAILURES: dict[type[BaseException], str] = {
+    VaultUnavailable: "unavailable",
+    VaultSealed: "sealed",
+    VaultStandby: "standby",
+    VaultThrottled: "throttled",
+    VaultDenied: "denied",
+    VaultRefused: "refused",
+}
+"""What counts as a failure. What says something about one path, and not about Vault, doesn't: not found, `cas`."""
 
 
 class TokenSource(Protocol):
@@ -155,7 +172,17 @@ class VaultClient:
     a sealed Vault.
     """
 
-    def __init__(self, http: httpx.AsyncClient, session: TokenSource, *, namespace: str | None, retries: int) -> None:
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        session: TokenSource,
+        *,
+        namespace: str | None,
+        retries: int,
+        measures: Measures | None = None,
+    ) -> None:
+        """`measures`: where requests are counted."""
+        self._measures = measures or Measures()
         self._http = http
         self._session = session
         self._namespace = {"X-Vault-Namespace": namespace} if namespace else {}
@@ -182,24 +209,37 @@ class VaultClient:
                 headers={**self._namespace, **(headers or {}), "X-Vault-Token": token},
             ),
             repeatable=repeatable,
+            operation=operation_of(method, path),
         )
 
-    async def with_token(self, ask: Callable[[str], Awaitable[_Answer]], *, repeatable: bool) -> _Answer:
+    async def with_token(
+        self, ask: Callable[[str], Awaitable[_Answer]], *, repeatable: bool, operation: str = "other"
+    ) -> _Answer:
         """What `ask` returns for the service's token. It is called again with another token where Vault refuses this
-        one, and, if it is `repeatable`, after faults that pass by themselves.
+        one, and, if it is `repeatable`, after faults that pass by themselves. `operation`: what each try is counted as.
         """
 
         async def attempt() -> _Answer:
             token = await self._session.token()
             try:
-                return await ask(token)
+                return await self._measured(ask(token), operation)
             except VaultDenied:
                 # An expired or revoked token answers 403 as a missing right does, and neither has done anything.
                 if not await self._session.replace(token):
                     raise
-            return await ask(await self._session.token())
+            return await self._measured(ask(await self._session.token()), operation)
 
         return await (self._repeated(attempt) if repeatable else attempt())
+
+    async def _measured(self, asking: Awaitable[_Answer], operation: str) -> _Answer:
+        began, failure = time.perf_counter(), None
+        try:
+            return await asking
+        except CredentialsError as error:
+            failure = _FAILURES.get(type(error))
+            raise
+        finally:
+            self._measures.vault_answered(operation, began, failure)
 
     async def _repeated(self, attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:
         # The first try is made here: nearly always it is the only one, and tenacity's work would be a fifth of it.
@@ -223,6 +263,14 @@ class VaultClient:
         answer = await send(self._http, "GET", "sys/health", params=_HEALTH)
         if not answer.get("initialized") or answer.get("sealed"):
             raise VaultSealed(retry_after=_WAIT_FOR_UNSEAL)
+
+
+def operation_of(method: str, path: str) -> str:
+    """What a request is counted as: its engine's word for it, of a fixed set."""
+    word = next((word for word in path.split("/")[1:] if word in _OPERATIONS), None)
+    if word in ("data", "metadata"):
+        return "kv_read" if method in ("GET", "LIST") else "kv_write"
+    return word or "other"
 
 
 def _passes_by_itself(error: BaseException) -> bool:

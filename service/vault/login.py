@@ -52,6 +52,7 @@ class VaultSession:
         self._lease = 0.0
         self._expires_at = float("inf")
         self._since = float("-inf")
+        self._logged_in_at = float("-inf")
         self._unwrapped: tuple[SecretStr, SecretStr] | None = None  # a wrapping token, and the secret id it held
         self._file_read_at = float("-inf")
         self._login: asyncio.Task[None] | None = None
@@ -66,6 +67,16 @@ class VaultSession:
             yield session
         finally:
             await session._close()
+
+    @property
+    def lifetime(self) -> tuple[float, float, float] | None:
+        """Seconds since the token was had by a login, until it ends, and of its lease; None where that isn't known:
+        before the first login, of a token from a file, of one that never ends.
+        """
+        if self._token is None or not self._lease:
+            return None
+        now = time.monotonic()
+        return now - self._logged_in_at, max(self._expires_at - now, 0.0), self._lease
 
     async def token(self) -> str:
         """The present token, after a login where there is none.
@@ -131,6 +142,7 @@ class VaultSession:
         except (VaultDenied, VaultRefused):
             raise VaultLoginFailed from None
         self._accept(answer)
+        self._logged_in_at = self._since
         _log.info("logged in to Vault", extra={"lease_seconds": self._lease})
         if self._keeper is None or self._keeper.done():
             self._keeper = asyncio.create_task(self._keep(), name="vault-token")

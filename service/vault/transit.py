@@ -56,7 +56,7 @@ class TransitCipher:
             with encrypt_request(items, lambda length: self._wire.head(path, length, token, {})) as request:
                 return await self._wire.post(request.view, partial(_sealed, count))
 
-        return _of_vault(await self._client.with_token(ask, repeatable=True))
+        return _of_vault(await self._client.with_token(ask, repeatable=True, operation="encrypt"))
 
     async def decrypt(
         self, key: str, items: Sequence[tuple[str, bytes]], *, batch_ids: Sequence[UUID]
@@ -69,7 +69,7 @@ class TransitCipher:
             request = decrypt_request(items, lambda length: self._wire.head(path, length, token, headers))
             return await self._wire.post(request, partial(_opened, count))
 
-        return _of_vault(await self._client.with_token(ask, repeatable=True))
+        return _of_vault(await self._client.with_token(ask, repeatable=True, operation="decrypt"))
 
     def _path(self, action: str, key: str) -> str:
         path = f"{self._mount}/{action}/{key}"

@@ -80,7 +80,7 @@ class TransitKeyRing(TransitKeys):
             request = decrypt_request(items, lambda length: self._wire.head(path, length, token, headers))
             return await self._wire.post(request, partial(_rewrapped, len(items)))
 
-        rewrapped = await self._client.with_token(ask, repeatable=True)
+        rewrapped = await self._client.with_token(ask, repeatable=True, operation="rewrap")
         if rewrapped is None:
             raise VaultUnavailable(NOT_VAULT)
         return rewrapped

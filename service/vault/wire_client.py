@@ -10,7 +10,7 @@ import httpx
 
 from service.errors import VaultUnavailable
 from service.http_fields import retry_after_seconds
-from service.vault.client import NOT_VAULT, TokenSource, VaultClient, check_path, meaning, told_by
+from service.vault.client import NOT_VAULT, TokenSource, VaultClient, check_path, meaning, operation_of, told_by
 from service.vault.wire import Wire, WireAnswer
 
 
@@ -41,7 +41,7 @@ class WireVaultClient(VaultClient):
             head = self._wire.head(target, len(body), token, headers or {}, method=method)
             return await self._wire.post(head + body, _answered)
 
-        return await self.with_token(ask, repeatable=repeatable)
+        return await self.with_token(ask, repeatable=repeatable, operation=operation_of(method, path))
 
 
 def _answered(answer: WireAnswer) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class TransitWrapper:
             head = self._wire.head(path, len(body), token, headers)
             return await self._wire.post(head + body, partial(_wrapped, path, seconds))
 
-        return await self._client.with_token(ask, repeatable=False)
+        return await self._client.with_token(ask, repeatable=False, operation="wrap")
 
 
 def _wrapped(path: str, seconds: int, answer: WireAnswer) -> WrappedPair:

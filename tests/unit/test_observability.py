@@ -6,7 +6,6 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,13 +62,13 @@ async def test_an_answer_is_one_line_with_the_routes_template(log: io.StringIO) 
 
 @pytest.mark.parametrize("given", [None, "r-1"])
 def test_the_line_of_an_answer_is_what_the_usual_way_would_write(given: str | None, log: io.StringIO) -> None:
-    scope: dict[str, Any] = {"method": "GET", "route": SimpleNamespace(path='/v1/"{odd}\\é\n')}
-    record = _Answered(scope, 200, 1.5, "f" * 32, given)
+    route = '/v1/"{odd}\\é\n'
+    record = _Answered("GET", route, 200, 1.5, "f" * 32, given)
     logging.getLogger().handle(record)
     logging.getLogger().handle(logging.makeLogRecord(vars(record)))
     ours, usual = lines(log)
     assert ours == usual
-    assert ours["route"] == scope["route"].path
+    assert ours["route"] == route
 
 
 async def test_an_answer_is_an_ordinary_record_to_other_handlers(caplog: pytest.LogCaptureFixture) -> None:
