@@ -268,7 +268,8 @@ class Runtime:
             )
             if background:
                 await stack.enter_async_context(reconciling(reconciler, settings, metrics.note_reconciliation))
-                await stack.enter_async_context(watching(state, settings))
+                if settings.metrics_seconds:
+                    await stack.enter_async_context(watching(state, settings))
                 if settings.disable_suspects:
                     await stack.enter_async_context(sweeping(suspects, settings))
                 if (rotator := settings.as_rotator()) is not None:

@@ -13,7 +13,6 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TextIO
@@ -22,6 +21,8 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import correlation
+from service.correlation import Correlation, TraceContext
 from service.exception_location import exception_location
 from service.memory.plaintext import MASK, Plaintext
 from service.memory.revealed import RevealedSecret
@@ -33,13 +34,19 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 _quoted = lru_cache(maxsize=256)(json.dumps)
 
-_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _access_log = logging.getLogger("service.access")
 
 
 def current_request_id() -> str | None:
     """The id of the request being answered, made here; None outside one. It is safe to log and to send."""
-    return _request_id.get()
+    found = correlation.current()
+    return None if found is None else found.request_id
+
+
+def current_trace_id() -> str | None:
+    """The id of the trace that the request being answered belongs to, if any: the caller's, or ours."""
+    found = correlation.current()
+    return None if found is None or found.trace is None else found.trace.trace_id
 
 
 def configure_logging(level: str = "INFO", *, stream: TextIO | None = None) -> None:
@@ -101,7 +108,9 @@ class RequestLog:
     """ASGI middleware: gives the request an id, returns it as X-Request-Id, and logs one line when it has ended.
 
     The id is always made here, so that no caller can give its requests, or their events, another's. The caller's own
-    X-Request-Id is in the line as `client_request_id`, if it is 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
+    X-Request-Id is in the line as `client_request_id`, if it is 1 to 64 characters of `A-Z a-z 0-9 . _ -`; the trace of
+    its `traceparent`, if that is a valid one, as `trace_id`, there and in every line that is logged for the request.
+    `batches` are the ids under which Vault was asked in batches for it.
     The line has method, the route's template (never the path or query, which are the caller's text), status and
     milliseconds; a status of 0 means that no answer was begun. It is the outermost of our middlewares, so its time is
     the whole of the request. Pure ASGI: Starlette's BaseHTTPMiddleware hides a client's going away.
@@ -117,6 +126,8 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         request_id = secrets.token_hex(16)
+        traceparents = [value for name, value in scope["headers"] if name == b"traceparent"]
+        request = Correlation(request_id, TraceContext.parse(traceparents) if traceparents else None)
         given = _given_id(scope)
         status = 0
 
@@ -128,7 +139,7 @@ class RequestLog:
             await send(message)
 
         began = time.perf_counter()
-        token = _request_id.set(request_id)
+        token = correlation.enter(request)
         try:
             await self._app(scope, receive, send_with_id)
         finally:
@@ -138,8 +149,8 @@ class RequestLog:
             if self._answered is not None:
                 self._answered(method, route, status, seconds)
             if _access_log.isEnabledFor(logging.INFO):
-                _access_log.handle(_Answered(method, route, status, round(seconds * 1000, 1), request_id, given))
-            _request_id.reset(token)
+                _access_log.handle(_Answered(method, route, status, round(seconds * 1000, 1), request, given))
+            correlation.leave(token)
 
 
 class _Answered(logging.LogRecord):
@@ -150,21 +161,31 @@ class _Answered(logging.LogRecord):
     """
 
     def __init__(
-        self, method: str, route: str, status: int, ms: float, request_id: str, client_request_id: str | None
+        self, method: str, route: str, status: int, ms: float, request: Correlation, client_request_id: str | None
     ) -> None:
         super().__init__(_access_log.name, logging.INFO, __file__, 0, "request", None, None)
         self.method = method
         self.route = route
         self.status = status
         self.ms = ms
-        self.request_id = request_id
+        self.request_id = request.request_id
+        if request.trace is not None:
+            self.trace_id = request.trace.trace_id
+        if request.batches:
+            self.batches = request.batches
         if client_request_id is not None:
             self.client_request_id = client_request_id
 
     def line(self) -> str:
         """The fields that `LineFormatter` writes of any record, and these."""
-        given = getattr(self, "client_request_id", None)
-        noted = "" if given is None else f'"client_request_id": "{given}", '  # JSON needs to escape none of its letters
+        # JSON needs to escape none of these letters.
+        noted = "".join(
+            f'"{name}": "{value}", '
+            for name in ("trace_id", "client_request_id")
+            if (value := getattr(self, name, None)) is not None
+        )
+        if batches := getattr(self, "batches", None):
+            noted += f'"batches": {json.dumps(batches)}, '
         return (
             f'{{"level": "INFO", "logger": "{self.name}", "message": "{self.msg}", "method": "{self.method}", '
             f'"route": {_quoted(self.route)}, "status": {self.status}, "ms": {self.ms}, '
@@ -199,6 +220,8 @@ def _masked(value: Any) -> Any:
 
 
 def _add_request_id(record: logging.LogRecord) -> bool:
-    if (request_id := _request_id.get()) is not None:
-        record.request_id = request_id
+    if (found := correlation.current()) is not None:
+        record.request_id = found.request_id
+        if found.trace is not None:
+            record.trace_id = found.trace.trace_id
     return True

@@ -199,8 +199,8 @@ class Settings(UseSettings, ProviderSettings, ProcessSettings):
     reconcile_interval: float = Field(default=60.0, gt=0, description="Seconds between background reconciliations.")
     metrics_seconds: float = Field(
         default=60.0,
-        gt=0,
-        description="Seconds between looks at what the metrics tell of Vault's keys and of the tables.",
+        ge=0,
+        description="Seconds between looks at what metrics tell of keys, tables, checks; 0: none.",
     )
     actor: str = Field(
         default="library", description="Who an embedding program is in the events: `library`, or `library:` and this."

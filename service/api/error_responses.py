@@ -23,7 +23,7 @@ from service import errors
 from service.api.rate_limiting import HEADERS as RATE_LIMIT_HEADERS
 from service.api.validation_problems import problems_of
 from service.exception_location import exception_location
-from service.observability import current_request_id
+from service.observability import current_request_id, current_trace_id
 
 PROBLEM_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:vault-credentials:error:"
@@ -45,6 +45,9 @@ class Problem(BaseModel):
     title: str = Field(description="The error in words; the same for every error of this type.")
     status: int = Field(description="The HTTP status.")
     instance: str = Field(description="The request's id, as in the service's log.")
+    trace_id: str | None = Field(
+        default=None, description="The trace's id, where the request came with a valid `traceparent`."
+    )
     errors: list[FieldProblem] | None = Field(default=None, description="What was refused, where input was.")
     # Extension members (RFC 9457, 3.2), each of one type of error.
     count: int | None = Field(
@@ -181,6 +184,7 @@ def problem_response(
         title=answer.title,
         status=answer.status,
         instance=current_request_id() or "",
+        trace_id=current_trace_id(),
         errors=[FieldProblem(field=field, problem=text) for field, text in problems] or None,
         **(members or {}),
     )

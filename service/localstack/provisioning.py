@@ -41,7 +41,7 @@ class AppRoleLogin:
 def provision(
     vault: VaultAdmin, installation_id: UUID, names: VaultNames, types: Sequence[str] = CREDENTIAL_TYPES
 ) -> None:
-    """Mounts, keys, policies, AppRole roles, audited header and installation id; `types`: of credentials.
+    """Mounts, keys, policies, AppRole roles, audited headers and installation id; `types`: of credentials.
 
     Raises:
         InstallationMismatch: this Vault belongs to another Postgres database. Nothing has been changed.
@@ -75,9 +75,9 @@ def provision(
             f"auth/{names.approle}/role/{role}",
             {"token_policies": [role], **wanted["token"], **wanted["approle"]},
         )
-    # A random id, logged in the clear: it joins an event of ours with Vault's own record of the decryption.
-    header = wanted["audited_header"]
-    vault.call("POST", f"sys/config/auditing/request-headers/{header['name']}", {"hmac": header["hmac"]})
+    # Random ids, logged in the clear: they join events and log lines of ours with Vault's own record.
+    for header in wanted["audited_headers"].values():
+        vault.call("POST", f"sys/config/auditing/request-headers/{header['name']}", {"hmac": header["hmac"]})
 
 
 def runtime_login(vault: VaultAdmin, names: VaultNames, secret_id: str | None) -> AppRoleLogin:

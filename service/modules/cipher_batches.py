@@ -1,9 +1,11 @@
 """Encryptions and decryptions that are asked for at the same time, as one request to Vault for each transit key."""
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from service.correlation import note_batch
 from service.measures import BatchMeter
 from service.memory.plaintext import Plaintext
 from service.modules.coalescer import BatchLimits, Coalescer
@@ -37,7 +39,7 @@ class CipherBatches:
         self._cipher = cipher
         self._limits = limits
         self._meters = encryptions, decryptions
-        self._encrypting: dict[str, Coalescer[tuple[Plaintext, bytes], Seal]] = {}
+        self._encrypting: dict[str, Coalescer[tuple[Plaintext, bytes], tuple[Seal, UUID]]] = {}
         self._decrypting: dict[str, Coalescer[_Sealed, Plaintext]] = {}
 
     async def encrypt(self, key: str, plaintext: Plaintext, context: bytes, *, user_id: str) -> Seal:
@@ -48,13 +50,19 @@ class CipherBatches:
         coalescer = self._encrypting.get(key)
         if coalescer is None:
 
-            async def run(items: list[tuple[Plaintext, bytes]]) -> Sequence[Seal | Exception]:
-                return await self._cipher.encrypt(key, items)
+            async def run(items: list[tuple[Plaintext, bytes]]) -> Sequence[tuple[Seal, UUID] | Exception]:
+                batch_id = uuid.uuid4()
+                sealed = await self._cipher.encrypt(key, items, batch_id=batch_id)
+                return [each if isinstance(each, Exception) else (each, batch_id) for each in sealed]
 
             coalescer = self._encrypting[key] = Coalescer(
                 run, self._limits, name=f"encrypt {key}", meter=self._meters[0]
             )
-        return await coalescer.call((plaintext, context), group=user_id, size=2 * len(plaintext) + len(context))
+        seal, batch_id = await coalescer.call(
+            (plaintext, context), group=user_id, size=2 * len(plaintext) + len(context)
+        )
+        note_batch(batch_id)
+        return seal
 
     async def decrypt(self, key: str, ciphertext: str, context: bytes, *, batch_id: UUID, user_id: str) -> Plaintext:
         """Decrypts a ciphertext, for the caller to wipe. Raises Busy, and what `Cipher.decrypt` does."""

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
+from service import correlation
+from service.correlation import Correlation
 from service.errors import Busy, CredentialsError, again
 from service.exception_location import exception_location
 from service.measures import BatchMeter
@@ -226,24 +228,30 @@ def _fail(call: _Call[Item, Result], error: Exception) -> None:
         call.future.set_exception(error)
 
 
+_Work = tuple[Callable[[], Awaitable[object]], Correlation | None]
+
+
 class FairQueue:
     """Lets so many run at once, and the others wait: a semaphore with `Coalescer`'s bounds and fairness.
 
+    What runs is worked on as for the request that asked for it (`correlation.py`).
     Does not: stop what has begun when its caller gives up.
     """
 
     def __init__(self, *, at_once: int, waiting: int, name: str, meter: BatchMeter | None = None) -> None:
         limits = BatchLimits(items=1, under_way=at_once, waiting=waiting)
-        self._calls = Coalescer[Callable[[], Awaitable[object]], object](_run_one, limits, name=name, meter=meter)
+        self._calls = Coalescer[_Work, object](_run_one, limits, name=name, meter=meter)
 
     async def run(self, work: Callable[[], Awaitable[Result]], *, group: str) -> Result:
         """What `work` returns. Raises what it raises, or Busy."""
-        return cast(Result, await self._calls.call(work, group=group))
+        return cast(Result, await self._calls.call((work, correlation.current()), group=group))
 
     async def aclose(self) -> None:
         """As `Coalescer.aclose`."""
         await self._calls.aclose()
 
 
-async def _run_one(works: list[Callable[[], Awaitable[object]]]) -> list[object]:
-    return [await works[0]()]
+async def _run_one(works: list[_Work]) -> list[object]:
+    ((work, request),) = works
+    correlation.enter(request)  # in the batch's own context, which ends with it
+    return [await work()]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import get_args
 from uuid import UUID
 
+from service.correlation import note_batch
 from service.errors import (
     CiphertextGone,
     CiphertextRejected,
@@ -129,6 +130,7 @@ class HandOffs:
 
     async def _run(self, request: OpenRequest, ttl: int) -> HandedOff:
         handoff_id = uuid.uuid4()
+        note_batch(handoff_id)
         (credential,) = await self._log.authorise_opens([request], batch_id=handoff_id)
         if isinstance(credential, Exception):
             raise credential

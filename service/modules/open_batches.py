@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from service.correlation import note_batch
 from service.errors import (
     AccountTypeUnknown,
     CiphertextGone,
@@ -64,6 +65,7 @@ class Opened:
 
     credential: Credential
     pair: Plaintext
+    batch_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class _Failed:
     """An opening that was granted and came to nothing; the batch is recording that."""
 
     error: CredentialsError
+    batch_id: UUID
     recorded: "asyncio.Task[None] | None" = None
 
 
@@ -121,6 +124,7 @@ class OpenBatches:
                 result = await self._granted_over(conn, request)
         if result is None:
             result = await self._opens.call(request, group=request.access.user_id)
+        note_batch(result.batch_id)
         if isinstance(result, Opened):
             return result
         if isinstance(result, _Failed):
@@ -128,7 +132,7 @@ class OpenBatches:
                 await asyncio.shield(result.recorded)
             raise result.error
         try:
-            return Opened(result.credential, await self._decrypt(request, result))
+            return Opened(result.credential, await self._decrypt(request, result), result.batch_id)
         except CredentialsError as error:
             await self._record_failures([(request, result, error)])
             raise
@@ -170,7 +174,7 @@ class OpenBatches:
                     by_key[reference.transit_key].append((at, (seal.ciphertext, context)))
                 results.append(Granted(credential, batch_id))
             except CredentialsError as error:
-                results.append(_Failed(error))
+                results.append(_Failed(error, batch_id))
         try:
             decrypting = [self._decrypt_held(key, held, batch_id, results) for key, held in by_key.items()]
             if len(decrypting) == 1:
@@ -207,7 +211,7 @@ class OpenBatches:
         recorded.add_done_callback(self._recording.discard)
         for at, result in enumerate(results):
             if isinstance(result, _Failed):
-                results[at] = _Failed(result.error, recorded)
+                results[at] = _Failed(result.error, batch_id, recorded)
 
     async def _decrypt_held(
         self,
@@ -225,9 +229,9 @@ class OpenBatches:
         for (at, _), outcome in zip(held, outcomes, strict=True):
             credential = results[at]
             if isinstance(outcome, Plaintext) and isinstance(credential, Granted):
-                results[at] = Opened(credential.credential, outcome)
+                results[at] = Opened(credential.credential, outcome, batch_id)
             elif isinstance(outcome, CredentialsError):
-                results[at] = _Failed(outcome)
+                results[at] = _Failed(outcome, batch_id)
 
     def _located(self, request: OpenRequest, credential: Credential) -> tuple[TransitReference, bytes]:
         """Where the ciphertext is, and the context that it opens under. Raises what the request's `accept` does."""

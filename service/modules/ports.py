@@ -46,8 +46,13 @@ class CallerConnection(Protocol):
 class Cipher(Protocol):
     """Vault's transit engine. Batches go in and come out in order; a bad item fails alone."""
 
-    async def encrypt(self, key: str, items: Sequence[tuple[Plaintext, bytes]]) -> list[Seal | Exception]:
-        """Encrypts each plaintext under its derivation context. The plaintexts stay the caller's to wipe."""
+    async def encrypt(
+        self, key: str, items: Sequence[tuple[Plaintext, bytes]], *, batch_id: UUID | None = None
+    ) -> list[Seal | Exception]:
+        """Encrypts each plaintext under its derivation context. The plaintexts stay the caller's to wipe.
+
+        `batch_id` goes to Vault's audit log, as `decrypt`'s.
+        """
         ...
 
     async def decrypt(

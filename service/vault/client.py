@@ -17,6 +17,7 @@ import httpx
 import hvac.adapters
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from service.correlation import vault_headers
 from service.errors import (
     CasMismatch,
     CredentialsError,
@@ -206,7 +207,7 @@ class VaultClient:
                 path,
                 params=params,
                 json=json,
-                headers={**self._namespace, **(headers or {}), "X-Vault-Token": token},
+                headers={**self._namespace, **vault_headers(), **(headers or {}), "X-Vault-Token": token},
             ),
             repeatable=repeatable,
             operation=operation_of(method, path),

@@ -48,12 +48,15 @@ class TransitCipher:
         self._wire = wire
         self._mount = mount
 
-    async def encrypt(self, key: str, items: Sequence[tuple[Plaintext, bytes]]) -> list[Seal | Exception]:
+    async def encrypt(
+        self, key: str, items: Sequence[tuple[Plaintext, bytes]], *, batch_id: UUID | None = None
+    ) -> list[Seal | Exception]:
         path = self._path("encrypt", key)
+        headers = {} if batch_id is None else {BATCH_HEADER: str(batch_id)}
         count = len(items)
 
         async def ask(token: str) -> list[Seal | Exception] | None:
-            with encrypt_request(items, lambda length: self._wire.head(path, length, token, {})) as request:
+            with encrypt_request(items, lambda length: self._wire.head(path, length, token, headers)) as request:
                 return await self._wire.post(request.view, partial(_sealed, count))
 
         return _of_vault(await self._client.with_token(ask, repeatable=True, operation="encrypt"))

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from service.correlation import vault_headers
 from service.errors import CiphertextRejected, CredentialsError, KeyVersionRetired, VaultUnavailable
 from service.http_fields import retry_after_seconds
 from service.memory.plaintext import Plaintext, copy_bytes
@@ -58,7 +59,7 @@ class TransitWrapper:
     ) -> WrappedPair:
         path = f"{self._mount}/decrypt/{key}"
         check_path(path)
-        headers = {BATCH_HEADER: str(batch_id), WRAP_HEADER: f"{seconds}s"}
+        headers = {**vault_headers(), BATCH_HEADER: str(batch_id), WRAP_HEADER: f"{seconds}s"}
         request = {"ciphertext": ciphertext, "context": base64.b64encode(context).decode("ascii")}
         body = json.dumps(request).encode("ascii")
 

@@ -259,6 +259,8 @@ _VAULT = [
     _for_nobody("sys/audit-hash/file", {"input": "x"}),
     _for_nobody("sys/config/auditing/request-headers"),
     _for_nobody("sys/config/auditing/request-headers/X-Credentials-Batch-Id", {"hmac": True}),
+    _for_nobody("sys/config/auditing/request-headers/X-Request-Id", {"hmac": True}),
+    _for_nobody("sys/config/auditing/request-headers/Traceparent", {"hmac": True}),
     _for_nobody("sys/config/cors", {"allowed_origins": "*"}),
     _for_nobody("sys/config/ui/headers/X-More", {"values": ["x"]}),
     _for_nobody("sys/config/state/sanitized"),

@@ -164,6 +164,8 @@ REFUSED: list[tuple[str, str, Any]] = [
     ("POST", "sys/audit/more", {"type": "file", "options": {"file_path": "/dev/null"}}),
     ("DELETE", "sys/audit/file", None),
     ("DELETE", "sys/config/auditing/request-headers/X-Credentials-Batch-Id", None),
+    ("DELETE", "sys/config/auditing/request-headers/X-Request-Id", None),
+    ("DELETE", "sys/config/auditing/request-headers/Traceparent", None),
     ("GET", "sys/raw/core/keyring", None),
     ("PUT", "sys/seal", None),
     ("PUT", "sys/step-down", None),

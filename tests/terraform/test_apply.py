@@ -128,7 +128,7 @@ DRIFT: list[tuple[str, dict[str, Any], str]] = [
     (
         "sys/config/auditing/request-headers/X-Credentials-Batch-Id",
         {"hmac": True},
-        "vault_audit_request_header.batch_id",
+        'vault_audit_request_header.this["batch_id"]',
     ),
     (
         "identity/oidc/role/vault-credentials-user",

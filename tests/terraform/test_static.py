@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.correlation import REQUEST_HEADER, TRACE_HEADER
 from service.localstack import identity_tokens, provisioning
 from service.localstack.policies import described
 from service.vault.transit import BATCH_HEADER
@@ -26,7 +27,8 @@ def blocks(kind: str, files: str = "*.tf") -> dict[str, str]:
 def test_the_description_and_the_code_name_the_same_things() -> None:
     # These are constants in the code, so not read from the file.
     assert tuple(described()["credential_types"]) == provisioning.CREDENTIAL_TYPES
-    assert described()["audited_header"]["name"] == BATCH_HEADER
+    audited = {header["name"] for header in described()["audited_headers"].values()}
+    assert audited == {BATCH_HEADER, REQUEST_HEADER, TRACE_HEADER}
     oidc = described()["oidc"]
     assert tuple(oidc["roles"]) == identity_tokens.ROLES
     assert (oidc["audience"], oidc["user_claim"]) == (identity_tokens.AUDIENCE, identity_tokens.USER_CLAIM)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from service.authz.policy import Identity, Role
+from service.correlation import Correlation, TraceContext
 from service.errors import CredentialNotFound
 from service.memory.plaintext import MASK, Plaintext
 from service.memory.revealed import reveal_ascii
@@ -63,7 +64,9 @@ async def test_an_answer_is_one_line_with_the_routes_template(log: io.StringIO) 
 @pytest.mark.parametrize("given", [None, "r-1"])
 def test_the_line_of_an_answer_is_what_the_usual_way_would_write(given: str | None, log: io.StringIO) -> None:
     route = '/v1/"{odd}\\é\n'
-    record = _Answered("GET", route, 200, 1.5, "f" * 32, given)
+    trace = TraceContext("a" * 32, "b" * 16) if given else None
+    request = Correlation("f" * 32, trace, ["c", "d"] if given else [])
+    record = _Answered("GET", route, 200, 1.5, request, given)
     logging.getLogger().handle(record)
     logging.getLogger().handle(logging.makeLogRecord(vars(record)))
     ours, usual = lines(log)

@@ -12,10 +12,17 @@ resource "vault_audit" "file" {
   }
 }
 
-# A random id, logged in the clear: it joins an event of the service with Vault's own record of the decryption.
-resource "vault_audit_request_header" "batch_id" {
-  name = module.description.audited_header.name
-  hmac = module.description.audited_header.hmac
+# Random ids, logged in the clear: they join events and log lines of the service with Vault's own record.
+resource "vault_audit_request_header" "this" {
+  for_each = module.description.audited_headers
+
+  name = each.value.name
+  hmac = each.value.hmac
 
   depends_on = [vault_audit.file]
+}
+
+moved {
+  from = vault_audit_request_header.batch_id
+  to   = vault_audit_request_header.this["batch_id"]
 }

@@ -93,6 +93,14 @@ path "sys/config/auditing/request-headers/X-Credentials-Batch-Id" {
   capabilities = ["create", "read", "update", "delete", "sudo"]
 }
 
+path "sys/config/auditing/request-headers/X-Request-Id" {
+  capabilities = ["create", "read", "update", "delete", "sudo"]
+}
+
+path "sys/config/auditing/request-headers/Traceparent" {
+  capabilities = ["create", "read", "update", "delete", "sudo"]
+}
+
 # With `audit_file`.
 path "sys/audit" {
   capabilities = ["read", "sudo"]

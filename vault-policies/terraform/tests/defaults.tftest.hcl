@@ -90,11 +90,15 @@ run "what_nobody_asked_for_is_not_made" {
   }
 }
 
-run "the_batch_id_is_logged_in_the_clear" {
+run "the_ids_are_logged_in_the_clear" {
   command = plan
 
   assert {
-    condition     = vault_audit_request_header.batch_id.name == "X-Credentials-Batch-Id" && !vault_audit_request_header.batch_id.hmac
-    error_message = "Without it no event of the service joins an entry of Vault's."
+    condition = (
+      toset([for header in vault_audit_request_header.this : header.name]) ==
+      toset(["X-Credentials-Batch-Id", "X-Request-Id", "Traceparent"]) &&
+      !anytrue([for header in vault_audit_request_header.this : header.hmac])
+    )
+    error_message = "Without them no event or log line of the service joins an entry of Vault's."
   }
 }

@@ -38,9 +38,9 @@ output "token" {
   value       = local.described.token
 }
 
-output "audited_header" {
-  description = "The request header that Vault's audit devices log in the clear."
-  value       = local.described.audited_header
+output "audited_headers" {
+  description = "The request headers that Vault's audit devices log in the clear."
+  value       = local.described.audited_headers
 }
 
 output "oidc" {
