@@ -242,6 +242,7 @@ class Runtime:
                 cache_limit=settings.ciphertext_cache_bytes,
                 database=database,
                 state=state,
+                providers=layout.credential_types,
             )
             runtime = cls(
                 settings=settings,

@@ -6,17 +6,24 @@ or a status.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Metric
+from prometheus_client.registry import Collector
 
 from service.measures import Labels, Measures
 from service.metric_families import counted, counter, gauge, histogram
 from service.modules.ciphertext_cache import CiphertextCache
+from service.modules.handoff import UNWRAP_FAILURES
+from service.modules.open_batches import REASONS
+from service.modules.proxy import OUTCOMES
 from service.modules.reconciliation import ReconciliationReport
+from service.modules.records import Action
 from service.modules.state_watch import KeyState, StateWatch
+from service.postgres.access_log import DENIALS
 from service.postgres.pool import Database
+from service.vault.client import FAILURES, OPERATIONS
 from service.vault.login import VaultSession
 
 
@@ -29,7 +36,7 @@ class Reconciled:
     succeeded_at: float | None = None  # Unix time
 
 
-class RuntimeMetrics:
+class RuntimeMetrics(Collector):
     """Reads the parts of one runtime when it is asked to. Shows no value that anybody sent."""
 
     def __init__(
@@ -41,7 +48,9 @@ class RuntimeMetrics:
         cache_limit: int,
         database: Database,
         state: StateWatch,
+        providers: Iterable[str],
     ) -> None:
+        """`providers`: the credential types."""
         self._measures = measures
         self._session = session
         self._cache = cache
@@ -49,6 +58,7 @@ class RuntimeMetrics:
         self._database = database
         self.state = state
         self.reconciled = Reconciled()
+        _begin_at_zero(measures, providers)
 
     def note_reconciliation(self, report: ReconciliationReport | None) -> None:
         """Takes in what one in the background came to; None: it came to no end."""
@@ -186,6 +196,37 @@ class RuntimeMetrics:
             [((), None if counts is None else counts.sealed_at)],
         )
         yield from _key_families(state.keys)
+
+
+def _begin_at_zero(measures: Measures, providers: Iterable[str]) -> None:
+    """Has each counter that an alert looks at be there before it counts: Prometheus sees no growth in one that comes
+    into being as 1, and what happens once would be missed.
+    """
+    actions = (Action.OPEN, Action.RESEAL, Action.VALIDATE, Action.HAND_OFF, Action.PROXY, Action.TRADE)
+    failures = [reason for _, reason in REASONS] + ["unrecorded", "vault_refused"]
+    for action in actions:
+        measures.uses.add((action, "granted", ""), 0)
+        for reason in DENIALS:
+            measures.uses.add((action, "denied", reason), 0)
+        for reason in failures + (sorted(UNWRAP_FAILURES) if action is Action.HAND_OFF else []):
+            measures.uses.add((action, "failed", reason), 0)
+    for operation in (
+        "login",
+        "encrypt",
+        "decrypt",
+        "wrap",
+        "kv_read",
+        "kv_write",
+        "other",
+        *OPERATIONS - {"data", "metadata"},
+    ):
+        for error in FAILURES.values():
+            measures.vault_failures.add((operation, error), 0)
+    for provider in providers:
+        for outcome in ("2xx", "3xx", "4xx", "5xx", *(word for _, word in OUTCOMES)):
+            measures.proxy_calls.add((provider, outcome), 0)
+    for outcome in ("done", "failed"):
+        measures.reconciliations.add((outcome,), 0)
 
 
 def _key_families(keys: Sequence[KeyState]) -> Iterator[Metric]:

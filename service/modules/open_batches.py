@@ -43,7 +43,7 @@ from service.modules.vault_layout import VaultLayout
 
 _log = logging.getLogger(__name__)
 
-_REASONS: tuple[tuple[type[Exception], str], ...] = (
+REASONS: tuple[tuple[type[Exception], str], ...] = (
     (CiphertextGone, "ciphertext_gone"),
     (KeyVersionRetired, "key_version_retired"),
     (CiphertextRejected, "ciphertext_rejected"),
@@ -278,7 +278,7 @@ def failure_of(
         owner=credential.user_id,
         action=request.action,
         outcome=Outcome.FAILED,
-        reason=next((reason for kind, reason in _REASONS if isinstance(error, kind)), "vault_refused"),
+        reason=next((reason for kind, reason in REASONS if isinstance(error, kind)), "vault_refused"),
         transit_key=credential.transit_key,
         transit_key_version=credential.transit_key_version,
         batch_id=batch_id,

@@ -35,7 +35,7 @@ from service.modules.uses_under_way import UsesUnderWay
 
 _log = logging.getLogger(__name__)
 
-_OUTCOMES: tuple[tuple[type[Exception], str], ...] = (
+OUTCOMES: tuple[tuple[type[Exception], str], ...] = (
     (Busy, "busy"),
     (CallerGone, "caller_gone"),
     (ProviderOutcomeUnknown, "outcome_unknown"),
@@ -123,7 +123,7 @@ class Proxy:
         try:
             await self._admitted(access, call, caller, counted)
         except Exception as error:
-            counted.outcome = next((word for kind, word in _OUTCOMES if isinstance(error, kind)), "failed")
+            counted.outcome = next((word for kind, word in OUTCOMES if isinstance(error, kind)), "failed")
             raise
         finally:
             self._measures.proxy_calls.add((counted.provider, counted.outcome))

@@ -22,6 +22,7 @@ from service.errors import (
     CasMismatch,
     CredentialsError,
     VaultDenied,
+    VaultLoginFailed,
     VaultRefused,
     VaultSealed,
     VaultStandby,
@@ -40,7 +41,7 @@ _FIRST_WAIT = 0.05
 _Answer = TypeVar("_Answer")
 
 
-_OPERATIONS = frozenset({"data", "metadata", "destroy", "hmac", "verify", "sign", "keys"})
+OPERATIONS = frozenset({"data", "metadata", "destroy", "hmac", "verify", "sign", "keys"})
 """Words in the paths that `VaultClient.request` is asked for. What goes over the wire says what it is."""
 
 
@@ -48,12 +49,13 @@ class VaultNotFound(VaultRefused):
     """Nothing at this path. Stays within `vault/`: each caller knows what it means."""
 
 
-_FAILURES: dict[type[BaseException], str] = {
+FAILURES: dict[type[BaseException], str] = {
     VaultUnavailable: "unavailable",
     VaultSealed: "sealed",
     VaultStandby: "standby",
     VaultThrottled: "throttled",
     VaultDenied: "denied",
+    VaultLoginFailed: "denied",
     VaultRefused: "refused",
 }
 """What counts as a failure. What says something about one path, and not about Vault, doesn't: not found, `cas`."""
@@ -221,23 +223,31 @@ class VaultClient:
         """
 
         async def attempt() -> _Answer:
-            token = await self._session.token()
+            token = await self._token()
             try:
                 return await self._measured(ask(token), operation)
             except VaultDenied:
                 # An expired or revoked token answers 403 as a missing right does, and neither has done anything.
                 if not await self._session.replace(token):
                     raise
-            return await self._measured(ask(await self._session.token()), operation)
+            return await self._measured(ask(await self._token()), operation)
 
         return await (self._repeated(attempt) if repeatable else attempt())
+
+    async def _token(self) -> str:
+        try:
+            return await self._session.token()
+        except CredentialsError as error:
+            if (failure := FAILURES.get(type(error))) is not None:
+                self._measures.vault_failures.add(("login", failure))
+            raise
 
     async def _measured(self, asking: Awaitable[_Answer], operation: str) -> _Answer:
         began, failure = time.perf_counter(), None
         try:
             return await asking
         except CredentialsError as error:
-            failure = _FAILURES.get(type(error))
+            failure = FAILURES.get(type(error))
             raise
         finally:
             self._measures.vault_answered(operation, began, failure)
@@ -268,7 +278,7 @@ class VaultClient:
 
 def operation_of(method: str, path: str) -> str:
     """What a request is counted as: its engine's word for it, of a fixed set."""
-    word = next((word for word in path.split("/")[1:] if word in _OPERATIONS), None)
+    word = next((word for word in path.split("/")[1:] if word in OPERATIONS), None)
     if word in ("data", "metadata"):
         return "kv_read" if method in ("GET", "LIST") else "kv_write"
     return word or "other"

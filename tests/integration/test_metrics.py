@@ -7,12 +7,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from service.composition import Runtime
 from service.errors import DatabaseUnavailable
 from service.measures import Measures
 from service.modules.reconciliation import ReconciliationReport
 from service.vault.client import operation_of
+from tests.deployed import labels_in, metrics_in, queries
 from tests.exported import Exported, Series, scraped
 from tests.proxying import Proxied, proxied
 from tests.rest import Headers
@@ -154,12 +156,13 @@ async def test_a_batch_that_postgres_could_not_authorise_is_counted(runtime: Run
     assert failures == [2]
 
 
-async def test_what_vault_refuses_is_counted_as_what_it_is(stack: Stack) -> None:
+async def test_a_login_that_vault_does_not_answer_is_counted(stack: Stack) -> None:
     async with Runtime.open(stack.settings(vault_addr="http://127.0.0.1:1", vault_retries=0)) as runtime:
         with pytest.raises(Exception, match="Vault"):
             await store(runtime)
         assert runtime.metrics is not None
-        assert runtime.metrics._measures.vault_failures.counts == {}  # there is no login, so nothing was asked for
+        counts = runtime.metrics._measures.vault_failures.counts
+        assert {labels for labels, count in counts.items() if count} == {("login", "unavailable")}
 
 
 async def test_a_reconciliation_that_failed_leaves_the_last_good_ones_numbers(runtime: Runtime) -> None:
@@ -201,3 +204,35 @@ def test_counting_a_lone_open_costs_a_few_microseconds() -> None:
         return time.process_time() - began
 
     assert min(noted() for _ in range(20)) < 0.05  # 50 µs each; it takes 2 to 8
+
+
+async def test_every_metric_and_label_that_rules_and_dashboard_ask_for_is_told(stack: Stack, bearer: Bearer) -> None:
+    async with proxied(stack, bearer, **QUIET) as service:
+        told = await _with_state(service)
+        await _at_work(service, some_user())
+        told = await scraped(service.client)
+    # Of a process that is the service and nothing else; tests/integration/test_zeroing_processes.py looks at one.
+    told_elsewhere = {"credentials_garbage_collection_seconds_total", "up"}
+    asked = {name: place for place, query in queries() for name in metrics_in(query)}
+    assert len(asked) > 30
+    assert {name: asked[name] for name in asked.keys() - told.names - told_elsewhere} == {}
+    known = {(name, label) for name, label, _ in told.label_values()}
+    wanted = {pair for _, query in queries() for pair in labels_in(query) if pair[1] not in ("job", "instance")}
+    assert wanted - known == set()
+
+
+async def test_what_an_alert_counts_is_there_before_it_happens(runtime: Runtime) -> None:
+    """`increase()` of a series that comes into being as 1 is 0."""
+    assert runtime.metrics is not None
+    registry = CollectorRegistry()
+    registry.register(runtime.metrics)
+    series = Exported(generate_latest(registry).decode()).series
+    for name, labels in (
+        ("credentials_uses_total", {"action": "handoff", "outcome": "failed", "reason": "already_used"}),
+        ("credentials_uses_total", {"action": "open", "outcome": "failed", "reason": "ciphertext_rejected"}),
+        ("credentials_uses_total", {"action": "proxy", "outcome": "denied", "reason": "not_owner"}),
+        ("credentials_vault_failures_total", {"operation": "decrypt", "error": "sealed"}),
+        ("credentials_vault_failures_total", {"operation": "kv_write", "error": "denied"}),
+        ("credentials_proxy_calls_total", {"provider": "polygon", "outcome": "outcome_unknown"}),
+    ):
+        assert (name, frozenset(labels.items())) in series
