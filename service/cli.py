@@ -84,11 +84,12 @@ def serve() -> None:
     from service.observability import configure_logging
     from service.server import serve as serve_app
     from service.settings import load_settings
+    from service.tracing import exporting
 
     settings = load_settings()
     configure_logging(settings.log_level)
     application = create_app(settings, collect=True)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly stop
+    with exporting(), contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly stop
         # Logged when it listens, so that a start that fails says why it failed, and nothing else.
         serve_app(application, host=settings.host, port=settings.port, when_ready=lambda: log_zeroing(zeroing))
 

@@ -21,7 +21,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import correlation
+from service import correlation, tracing
 from service.correlation import Correlation, TraceContext
 from service.exception_location import exception_location
 from service.memory.plaintext import MASK, Plaintext
@@ -138,14 +138,20 @@ class RequestLog:
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
             await send(message)
 
+        method = scope["method"] if scope["method"] in _METHODS else "other"
         began = time.perf_counter()
         token = correlation.enter(request)
         try:
-            await self._app(scope, receive, send_with_id)
+            with tracing.request_span(request, method) as span:
+                try:
+                    await self._app(scope, receive, send_with_id)
+                finally:
+                    span.note("http.request.method", method)
+                    span.note("http.route", _route(scope))
+                    span.note("http.response.status_code", status)
         finally:
             seconds = time.perf_counter() - began
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            route = getattr(scope.get("route"), "path", "none")
+            route = _route(scope)
             if self._answered is not None:
                 self._answered(method, route, status, seconds)
             if _access_log.isEnabledFor(logging.INFO):
@@ -192,6 +198,11 @@ class _Answered(logging.LogRecord):
             f'"request_id": "{self.request_id}", {noted}'
             f'"at": "{datetime.fromtimestamp(self.created, UTC).isoformat()}"}}'
         )
+
+
+def _route(scope: Scope) -> str:
+    route: str = getattr(scope.get("route"), "path", "none")
+    return route
 
 
 def _given_id(scope: Scope) -> str | None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-from service import correlation
+from service import correlation, tracing
 from service.correlation import Correlation
 from service.errors import Busy, CredentialsError, again
 from service.exception_location import exception_location
@@ -41,13 +41,16 @@ class BatchLimits:
 
 
 class _Call(Generic[Item, Result]):
-    __slots__ = ("future", "item", "since", "size")
+    __slots__ = ("future", "item", "request", "since", "size")
 
-    def __init__(self, item: Item, size: int, future: "asyncio.Future[Result]", since: float) -> None:
+    def __init__(
+        self, item: Item, size: int, future: "asyncio.Future[Result]", since: float, request: Correlation | None
+    ) -> None:
         self.item = item
         self.size = size
         self.future = future
         self.since = since
+        self.request = request
 
 
 class Coalescer(Generic[Item, Result]):
@@ -76,6 +79,7 @@ class Coalescer(Generic[Item, Result]):
         self._limits = limits
         self._discard = discard
         self._name = name
+        self._kind = name.partition(" ")[0]
         self._meter = meter
         # Whose turn is next comes first; of a group's calls, the oldest.
         self._groups: OrderedDict[str, OrderedDict[_Call[Item, Result], None]] = OrderedDict()
@@ -105,7 +109,7 @@ class Coalescer(Generic[Item, Result]):
         if self._waiting >= self._limits.waiting:
             self._make_room(group)
         loop = asyncio.get_running_loop()
-        call = _Call[Item, Result](item, size, loop.create_future(), loop.time())
+        call = _Call[Item, Result](item, size, loop.create_future(), loop.time(), correlation.current())
         calls = self._groups.get(group)
         if calls is None:
             calls = self._groups[group] = OrderedDict()
@@ -179,7 +183,8 @@ class Coalescer(Generic[Item, Result]):
         if self._meter is not None:
             self._meter(len(batch), loop.time() - min([call.since for call in batch]))
         try:
-            results = await self._run([call.item for call in batch])
+            with tracing.batch_span(self._kind, [call.request for call in batch]):
+                results = await self._run([call.item for call in batch])
             for call, result in zip(batch, results, strict=True):
                 if isinstance(result, Exception):
                     _fail(call, result)

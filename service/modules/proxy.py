@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Self
 
+from service import tracing
 from service.errors import (
     AccountTypeUnknown,
     Busy,
@@ -175,16 +176,19 @@ class Proxy:
             began = time.perf_counter()
             clock = CallClock(idle=self._limits.idle_seconds, whole=self._limits.call_seconds)
             try:
-                async with (
-                    self._uses.watched(access, credential),
-                    clock,
-                    caller.watched(clock),
-                    self._upstream.send(outgoing, key.headers) as answer,
-                ):
-                    self._measures.providers.note((credential.credential_type,), time.perf_counter() - began)
-                    _check_status(call, answer.status)
-                    await self._note(access, credential, provider, answer.status, call.path)
-                    await _passed_back(answer, caller, clock)
+                with tracing.span("provider") as span:
+                    span.note("credentials.provider", credential.credential_type)
+                    async with (
+                        self._uses.watched(access, credential),
+                        clock,
+                        caller.watched(clock),
+                        self._upstream.send(outgoing, key.headers) as answer,
+                    ):
+                        span.note("http.response.status_code", answer.status)
+                        self._measures.providers.note((credential.credential_type,), time.perf_counter() - began)
+                        _check_status(call, answer.status)
+                        await self._note(access, credential, provider, answer.status, call.path)
+                        await _passed_back(answer, caller, clock)
             except (TimeoutError, ProviderUnavailable, CredentialDenied, DatabaseUnavailable) as error:
                 if isinstance(error, CredentialDenied):
                     await self._opener.record_failure(access, credential, action, error)

@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 
 import asyncpg
 
+from service import tracing
 from service.errors import ConfigurationError, CredentialsError, DatabaseNotReady, DatabaseUnavailable
 from service.measures import Measures
 from service.modules.ports import CallerConnection
@@ -139,9 +140,11 @@ class Database:
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """Runs one statement, committed."""
         began = time.perf_counter()
-        async with self.connection() as conn:
-            rows = await conn.fetch(query, *args)
-        self._measures.statement_ended("authorise_opens" if query is _AUTHORISE else "other", began)
+        name = "authorise_opens" if query is _AUTHORISE else "other"
+        with tracing.span(f"postgres {name}"):
+            async with self.connection() as conn:
+                rows = await conn.fetch(query, *args)
+        self._measures.statement_ended(name, began)
         return rows
 
     async def fetchrow(self, query: str, *args: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from service import tracing
 from service.errors import InvalidInput, ProviderRefused, ProviderThrottled, ProviderUnavailable
 from service.http_clients import read_limited, retry_after
 from service.memory.plaintext import Plaintext
@@ -56,7 +57,10 @@ async def ask(
         ProviderRefused: a redirect, or another status that is about the question and not about the keys.
         ProviderUnavailable: 5xx, no connection, no answer in time, a body that is too large.
     """
-    outcome = await _exchange(client, url, make_headers)
+    with tracing.span("provider ask") as span:
+        outcome = await _exchange(client, url, make_headers)
+        if isinstance(outcome, Answer):
+            span.note("http.response.status_code", outcome.status)
     if isinstance(outcome, ProviderUnavailable):
         logger.warning("%s could not be asked: %s", provider, outcome)
         raise outcome

@@ -17,6 +17,7 @@ import httpx
 import hvac.adapters
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from service import tracing
 from service.correlation import vault_headers
 from service.errors import (
     CasMismatch,
@@ -245,7 +246,8 @@ class VaultClient:
     async def _measured(self, asking: Awaitable[_Answer], operation: str) -> _Answer:
         began, failure = time.perf_counter(), None
         try:
-            return await asking
+            with tracing.span(f"vault {operation}"):
+                return await asking
         except CredentialsError as error:
             failure = FAILURES.get(type(error))
             raise
