@@ -89,9 +89,21 @@ def serve() -> None:
     settings = load_settings()
     configure_logging(settings.log_level)
     application = create_app(settings, collect=True)
+
+    def not_ready_any_more() -> None:
+        application.state.runtime.readiness.withdraw()
+
     with exporting(), contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly stop
         # Logged when it listens, so that a start that fails says why it failed, and nothing else.
-        serve_app(application, host=settings.host, port=settings.port, when_ready=lambda: log_zeroing(zeroing))
+        serve_app(
+            application,
+            host=settings.host,
+            port=settings.port,
+            when_ready=lambda: log_zeroing(zeroing),
+            when_leaving=not_ready_any_more,
+            drain_seconds=settings.drain_seconds,
+            grace_seconds=settings.grace_seconds,
+        )
 
 
 @app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

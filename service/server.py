@@ -2,15 +2,22 @@
 
 import asyncio
 import json
+import logging
+import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from types import FrameType
 from typing import Any, ClassVar
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from service.errors import ConfigurationError
+
+_log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10
 _IDLE_SECONDS = 30
@@ -23,6 +30,12 @@ _HEAD_TOO_LARGE = json.dumps(
         "status": 431,
     }
 ).encode()
+
+
+class State(ServerState):
+    """uvicorn's, and whether the server is about to stop: then each answer ends its connection."""
+
+    is_leaving = False
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -115,6 +128,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         super().on_headers_complete()
+        if self._is_leaving:
+            self.cycle.keep_alive = False
         # uvicorn appends a body's trailers to the headers that the application has: an Authorization, or an X-User-Id,
         # that nobody before us has seen as one (RFC 9110, 6.5.1).
         self.headers = []
@@ -139,6 +154,22 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.response_complete:  # else it is a pipelined request's, still to come
             self.cycle.body = bytearray()
         super().on_response_complete()
+
+    def leave(self) -> None:
+        """The server is about to stop: what is answered from now on says `Connection: close`, so that nobody sends a
+        request on a connection that is being closed."""
+        if self.cycle is not None and not self.cycle.response_started and not self.pipeline:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """As uvicorn's; but a request whose head has come in part is waited for, and answered."""
+        if self._held and self._is_between_requests():
+            return
+        super().shutdown()
+
+    @property
+    def _is_leaving(self) -> bool:
+        return isinstance(self.server_state, State) and self.server_state.is_leaving
 
     def _is_between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -176,10 +207,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def config(app: Any, *, host: str = "127.0.0.1", port: int = 8080) -> uvicorn.Config:
+def config(
+    app: Any, *, host: str = "127.0.0.1", port: int = 8080, grace_seconds: int = _GRACE_SECONDS
+) -> uvicorn.Config:
     """asyncio's own loop (uvloop keeps request bytes in a static buffer), httptools with `LimitedProtocol`'s bounds,
     uvicorn's 503 above 1000 connections or requests at once, and no access log: ours says who did what, uvicorn's would
-    print paths and queries.
+    print paths and queries. `grace_seconds`: how long requests under way may take when it stops.
     """
     return uvicorn.Config(
         app,
@@ -196,23 +229,68 @@ def config(app: Any, *, host: str = "127.0.0.1", port: int = 8080) -> uvicorn.Co
         proxy_headers=False,
         limit_concurrency=_MAX_CONCURRENT,
         timeout_keep_alive=_IDLE_SECONDS,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_graceful_shutdown=grace_seconds,
         backlog=512,
     )
 
 
 class Server(uvicorn.Server):
-    """uvicorn, telling when it listens."""
+    """uvicorn, telling when it listens, and leaving in order.
 
-    def __init__(self, settings: uvicorn.Config, when_ready: Callable[[], None] | None = None) -> None:
+    SIGTERM: `when_leaving` is called, and for `drain_seconds` requests are taken as before, so that whoever sends them
+    (a load balancer that asks `/readyz`) can notice; each answer says `Connection: close`. Then nothing is accepted any
+    more, and what is under way ends, within the configuration's grace. A second SIGTERM, or SIGINT at any time, ends
+    the draining at once, and nothing else. Without a signal (`should_exit`) nothing is drained, nor is it where the
+    service has not started.
+    """
+
+    def __init__(
+        self,
+        settings: uvicorn.Config,
+        when_ready: Callable[[], None] | None = None,
+        *,
+        drain_seconds: float = 0.0,
+        when_leaving: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(settings)
+        self.server_state: State = State()
         self._when_ready = when_ready
+        self._drain_seconds = drain_seconds
+        self._when_leaving = when_leaving
+        self._drains = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Opens what the application needs, then listens."""
         await super().startup(sockets)
         if self.started and self._when_ready is not None:
             self._when_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to stop."""
+        self._drains = sig == signal.SIGTERM and not self.should_exit
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drains, then stops."""
+        if self._when_leaving is not None:
+            self._when_leaving()
+        self.server_state.is_leaving = True
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, LimitedProtocol):
+                connection.leave()
+        await self._drain()
+        await super().shutdown(sockets)
+
+    async def _drain(self) -> None:
+        if not self._drains:
+            return
+        _log.info("leaving", extra={"drain_seconds": self._drain_seconds})
+        until = time.monotonic() + self._drain_seconds
+        ticks = 0
+        while self._drains and time.monotonic() < until:
+            await self.on_tick(ticks)  # the answers' date
+            ticks += 1
+            await asyncio.sleep(0.1)
 
 
 def tcp_socket(family: int = socket.AF_INET) -> socket.socket:
@@ -252,8 +330,12 @@ def serve(
     port: int = 8080,
     sockets: Sequence[socket.socket] | None = None,
     when_ready: Callable[[], None] | None = None,
+    when_leaving: Callable[[], None] | None = None,
+    drain_seconds: float = 0.0,
+    grace_seconds: int = _GRACE_SECONDS,
 ) -> None:
-    """Serves until SIGINT or SIGTERM, then lets requests under way end (10 s at most).
+    """Serves until SIGINT or SIGTERM, then leaves as `Server` does, and lets requests under way end (`grace_seconds`
+    at most).
 
     Without `sockets` the address is taken here, before the application starts. The signal is raised again afterwards,
     for whoever handled it before (uvicorn's behaviour).
@@ -263,7 +345,8 @@ def serve(
     """
     with ExitStack() as stack:
         listeners = [stack.enter_context(bound(host, port))] if sockets is None else list(sockets)
-        server = Server(config(app, host=host, port=port), when_ready)
+        settings = config(app, host=host, port=port, grace_seconds=grace_seconds)
+        server = Server(settings, when_ready, drain_seconds=drain_seconds, when_leaving=when_leaving)
         try:
             asyncio.run(server.serve(sockets=listeners))
         except SystemExit:  # uvicorn's, where the lifespan or the listening failed

@@ -191,6 +191,15 @@ class Settings(UseSettings, ProviderSettings, ProcessSettings):
     # The service
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
+    drain_seconds: float = Field(
+        default=3.0,
+        ge=0,
+        le=300,
+        description="At SIGTERM: how long requests are still taken while /readyz says 503 already.",
+    )
+    grace_seconds: int = Field(
+        default=10, ge=1, le=3600, description="After that: how long requests under way, streams too, may take to end."
+    )
     max_body_bytes: int = Field(default=16_384, ge=1024)
     require_if_match: bool = Field(default=False, description="Refuse changes that don't name the version they change.")
     idempotency_hours: int = Field(default=24, ge=1)

@@ -27,6 +27,9 @@ class Check:
     blocking: bool = True
 
 
+_LEAVING = Check("process", False, "This process is about to stop.")
+
+
 class Readiness:
     """Tries everything that a request may need, side by side.
 
@@ -48,16 +51,23 @@ class Readiness:
         self._round = asyncio.Lock()
         self._last: list[Check] = []
         self._tried_at = float("-inf")
+        self._is_leaving = False
+
+    def withdraw(self) -> None:
+        """From now on this process says that it is not ready, whatever works: it is about to stop."""
+        self._is_leaving = True
 
     async def check(self) -> list[Check]:
         """One result for each probe and adviser; never raises."""
+        if self._is_leaving:
+            return [_LEAVING]
         async with self._round:
             if time.monotonic() - self._tried_at >= _FRESH_SECONDS:
                 tries = [self._try(name, probe) for name, probe in self._probes.items()]
                 tries += [self._try(name, adviser, blocking=False) for name, adviser in self._advisers.items()]
                 self._last = list(await asyncio.gather(*tries))
                 self._tried_at = time.monotonic()
-            return self._last
+            return [_LEAVING] if self._is_leaving else self._last
 
     async def _try(self, name: str, probe: Callable[[], Awaitable[str | None]], *, blocking: bool = True) -> Check:
         try:
