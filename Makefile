@@ -17,7 +17,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench soak fuzz hostile timing sbom install lint format chosen
+.PHONY: help run test faults bench soak fuzz hostile timing sbom install lint format chosen
 
 help: ## What can be made
 	@echo 'make TARGET [PYTHON=python3.12]   (any Python from 3.11 on; nothing else needs to be installed)'
@@ -29,6 +29,9 @@ run: $(INSTALLED) ## Start Postgres, Vault and the service [PORT=8080] [STATE_DI
 
 test: $(INSTALLED) ## The whole test suite, on real servers that it starts [ARGS='-k words'] [TEST_BACKEND=auto, local or containers; default: auto]
 	@$(BIN)/pytest $(ARGS)
+
+faults: $(INSTALLED) ## Faults under load for some 20 minutes, 210 kills among them: a table, and JSON=file of the counts [ARGS=--help]
+	@$(BIN)/python -m tests.faults $(if $(JSON),--json '$(JSON)') $(ARGS)
 
 bench: $(INSTALLED) ## Measure opening a credential beside the alternatives, in about ten minutes [ROWS=open_64,rss] [JSON=file] [BENCH_KV=all] [ARGS=--help]
 	@$(BIN)/python -m benchmarks --rows '$(ROWS)' $(if $(JSON),--json '$(JSON)') $(ARGS)

@@ -32,10 +32,12 @@ def main(given: Sequence[str] | None = None) -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(prog="make faults ARGS=…", description="Faults under load, for some 20 minutes.")
     parser.add_argument("--json", type=Path, help="where the counts go")
-    parser.add_argument("--only", default="", help="of the faults, those whose name has this in it")
+    parser.add_argument(
+        "--only", default="", help="of the faults, those whose name has one of these in it, with commas"
+    )
     parser.add_argument("--times", type=float, default=1.0, help="a factor on how often each comes")
     arguments = parser.parse_args(given)
-    faults = [fault for fault in FAULTS if arguments.only in fault.name]
+    faults = [fault for fault in FAULTS if any(each in fault.name for each in arguments.only.split(","))]
     pytest_configure()
     with TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
         outcomes, seconds = asyncio.run(_run(Path(folder), faults, arguments.times))

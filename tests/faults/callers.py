@@ -83,6 +83,10 @@ class Load:
             for _ in range(_EACH):
                 assert await self.store(client, self.world.replicas[0].url, "library") is not None
 
+    def headers_of(self, user: str) -> dict[str, str]:
+        """By which this caller is known."""
+        return dict(self._tokens[user])
+
     def client(self) -> httpx.AsyncClient:
         """A client for one caller."""
         return httpx.AsyncClient(timeout=BOUND, trust_env=False)

@@ -9,13 +9,13 @@ import pytest
 from service.composition import Runtime
 from tests.conftest import backend, start_stack
 from tests.faults.callers import Load
-from tests.faults.world import World, world
+from tests.faults.world import world
 from tests.own_vault import vault_source
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 async def load(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Load]:
-    """The load on a world of this module's own, paused."""
+    """The load on a world of this folder's own, paused."""
     if backend()[0] != "local":
         pytest.skip("the faults end processes of this machine: TEST_BACKEND=local")
     folder = tmp_path_factory.mktemp("faults")
@@ -28,8 +28,3 @@ async def load(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Load]:
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running
-
-
-@pytest.fixture
-def faulty(load: Load) -> World:
-    return load.world

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from service.localstack.processes import tied_to_this_process
 from service.localstack.state_dir import free_port
 
 _ROOT = Path(__file__).parents[2]
@@ -40,7 +41,11 @@ class Replica:
         began = time.monotonic()
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *_COMMAND, cwd=_ROOT, env=self._environment, stdout=log, stderr=log
+                *tied_to_this_process(_COMMAND, signal.SIGKILL),
+                cwd=_ROOT,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
             )
         async with httpx.AsyncClient(base_url=self.url, timeout=5, trust_env=False) as client:
             while time.monotonic() - began < _START_SECONDS:
