@@ -28,7 +28,7 @@ class Fault:
     long: int = 3
     kills: int = 0
     """How many processes it kills each time."""
-    lasts: float = 2.0
+    lasts: float = 1.5
     """Seconds."""
     unnoticed: bool = False
     """Nobody is to be refused."""
@@ -222,11 +222,11 @@ FAULTS = [
     Fault("Vault tokens revoked", tokens_revoked, _NOTHING_ELSE, unnoticed=True),
     Fault("Vault policy removed", policy_removed, Permits(problems=frozenset({(502, "vault-denied")}))),
     Fault("Vault audit device full", audit_device_full, _NOTHING_ELSE),
-    Fault("Vault slow", vault_slow, _NOTHING_ELSE, lasts=4, unnoticed=True),
-    Fault("Vault silent", vault_silent, _NOTHING_ELSE, lasts=8),
-    Fault("Vault resets connections", vault_resets, _NOTHING_ELSE, lasts=4),
-    Fault("Postgres silent", postgres_silent, _NOTHING_ELSE, lasts=8),
-    Fault("Postgres resets connections", postgres_resets, _NOTHING_ELSE, lasts=4),
+    Fault("Vault slow", vault_slow, _NOTHING_ELSE, lasts=3, unnoticed=True),
+    Fault("Vault silent", vault_silent, _NOTHING_ELSE, lasts=6),
+    Fault("Vault resets connections", vault_resets, _NOTHING_ELSE, lasts=3),
+    Fault("Postgres silent", postgres_silent, _NOTHING_ELSE, lasts=6),
+    Fault("Postgres resets connections", postgres_resets, _NOTHING_ELSE, lasts=3),
     Fault("Postgres out of connections", out_of_connections, _NOTHING_ELSE),
     Fault("Postgres read-only", read_only, _NOTHING_ELSE),
     Fault("disk full for events", disk_full_for_events, _NOTHING_ELSE, lasts=3),

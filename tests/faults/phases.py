@@ -14,7 +14,7 @@ from tests.faults.callers import Call, Load, Permits
 from tests.faults.faults import Fault
 from tests.written import Connection
 
-RECOVERY_BOUND = 60.0
+RECOVERY_BOUND = 120.0
 """How long a phase waits for all to be well again, before it is called lost."""
 
 LATE = 5.0

@@ -11,6 +11,8 @@ from tests.faults.callers import Load
 from tests.faults.replica import Replica
 from tests.rest import new_body, problem_of
 
+pytestmark = pytest.mark.timeout(600)
+
 LEEWAY = 120.0
 """Wide, so that a machine that stands still between a token's making and its check decides nothing."""
 

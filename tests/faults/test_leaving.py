@@ -23,6 +23,8 @@ from tests.stored import some_user
 from tests.support import Stack
 from tests.zeroing.processes import scan
 
+pytestmark = pytest.mark.timeout(600)
+
 _ROLE = "leaving"
 QUOTES = "proxy/v2/stocks/AAPL/quotes/latest"
 Bearer = Callable[..., Headers]
@@ -246,7 +248,6 @@ class Balancer:
         raise AssertionError("no replica takes connections")
 
 
-@pytest.mark.timeout(300)
 async def test_a_rolling_restart_of_two_replicas_under_load_fails_no_request(
     stack: Stack, bearer: Bearer, own_login: dict[str, str], tmp_path: Path
 ) -> None:
@@ -271,8 +272,8 @@ async def test_a_rolling_restart_of_two_replicas_under_load_fails_no_request(
 
     async with (
         Echo() as provider,
-        replica(stack, provider, own_login, tmp_path, CREDENTIALS_DRAIN_SECONDS="5") as first,
-        replica(stack, provider, own_login, tmp_path, CREDENTIALS_DRAIN_SECONDS="5") as second,
+        replica(stack, provider, own_login, tmp_path, CREDENTIALS_DRAIN_SECONDS="3") as first,
+        replica(stack, provider, own_login, tmp_path, CREDENTIALS_DRAIN_SECONDS="3") as second,
     ):
         balancer = Balancer([first, second])
         watching = asyncio.create_task(balancer.watch())

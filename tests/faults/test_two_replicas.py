@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.faults.callers import Load
 from tests.faults.ledger import Held, keys_of
@@ -11,6 +12,8 @@ from tests.faults.phases import Outcome, examine
 from tests.rest import PROBLEM
 
 ROUNDS = 4
+
+pytestmark = pytest.mark.timeout(600)
 _PROXY = "proxy/v2/stocks/AAPL/quotes/latest"
 
 
