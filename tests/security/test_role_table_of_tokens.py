@@ -138,7 +138,8 @@ async def issuer() -> AsyncIterator[OidcIssuer]:
 @pytest.fixture(scope="module")
 async def rest(stack: Stack, alpaca: AlpacaDouble, issuer: OidcIssuer) -> AsyncIterator[httpx.AsyncClient]:
     claims = {"oidc_issuer": issuer.url, "oidc_user_claim": "sub"}
-    settings = stack.settings(alpaca_base_url=alpaca.url, **claims, **NO_WORKER | {"job_wait_seconds": 0})
+    patient = {"vault_timeout": 60, "database_timeout": 60, "proxy_connect_seconds": 60}  # the machine may stall
+    settings = stack.settings(alpaca_base_url=alpaca.url, **claims, **patient, **NO_WORKER | {"job_wait_seconds": 0})
     async with client_on(settings) as client:
         yield client
 
