@@ -1,10 +1,9 @@
 """The one place that builds and joins the parts. `app.py`, `cli.py` and the library's front door use it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 from service.authz.identity import TokenVerifier
 from service.background import reconciling, sweeping, watching
@@ -42,6 +41,7 @@ from service.modules.suspensions import Suspensions
 from service.modules.usage import UsageRecorder
 from service.modules.uses_under_way import UsesUnderWay
 from service.modules.vault_layout import VaultLayout
+from service.once_per_loop import OncePerLoop
 from service.postgres.access_log import PostgresAccessLog
 from service.postgres.bulk_store import BulkCredentialStore
 from service.postgres.control_store import PostgresControlStore
@@ -345,51 +345,7 @@ def _readiness(
 
 # --- what the library's front door uses: one runtime for each event loop, from the environment or from `configure` ----
 
-_Held = TypeVar("_Held")
 _configured: Settings | None = None
-
-
-class _Holder(Generic[_Held]):
-    """Opens something once for each event loop, and holds it in a task of that loop.
-
-    `asyncio.run` cancels a loop's tasks at its end, and waits for them: so what a program never closes is closed in
-    order all the same. (An async generator would not do: asyncio closes all of a loop's at once, nested ones too.)
-    """
-
-    def __init__(self, opening: Callable[[], AbstractAsyncContextManager[_Held]]) -> None:
-        self._opening = opening
-        self._held: dict[asyncio.AbstractEventLoop, tuple[asyncio.Task[None], asyncio.Future[_Held]]] = {}
-
-    async def get(self) -> _Held:
-        loop = asyncio.get_running_loop()
-        if loop not in self._held:
-            for ended in [other for other in self._held if other.is_closed()]:
-                del self._held[ended]
-            opened: asyncio.Future[_Held] = loop.create_future()
-            self._held[loop] = loop.create_task(self._hold(opened), name="vault-credentials"), opened
-        # Shielded: a caller that gives up must not take it from the others.
-        return await asyncio.shield(self._held[loop][1])
-
-    async def _hold(self, opened: "asyncio.Future[_Held]") -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            async with self._opening() as held:
-                opened.set_result(held)
-                await loop.create_future()
-        except Exception as error:
-            if opened.done():
-                raise
-            opened.set_exception(error)
-        finally:
-            opened.cancel()  # the loop ended while it was being opened; nothing happens where it was
-            self._held.pop(loop, None)
-
-    async def close(self) -> None:
-        task, _opened = self._held.get(asyncio.get_running_loop(), (None, None))
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
 
 def configure(settings: Settings | None) -> None:
@@ -405,8 +361,8 @@ async def _provider_set() -> AsyncIterator[Providers]:
         yield Providers.configured(client, settings)
 
 
-_runtimes = _Holder(lambda: Runtime.open(_configured or load_settings()))
-_provider_sets = _Holder(_provider_set)
+_runtimes = OncePerLoop(lambda: Runtime.open(_configured or load_settings()))
+_provider_sets = OncePerLoop(_provider_set)
 
 
 async def process_runtime() -> Runtime:
