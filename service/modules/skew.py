@@ -19,7 +19,7 @@ from service.modules.key_records import KeyDescription
 from service.modules.ports import CiphertextStore
 from service.modules.records import Credential
 from service.modules.skew_ports import AnchoredSeal, KeyUse, SkewStore
-from service.modules.skew_records import Examined, KeySkew, SkewReport, judge
+from service.modules.skew_records import Examined, KeySkew, SkewReport, first_ids, judge
 from service.modules.vault_layout import VaultLayout
 
 _log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ def _pins(row: Credential) -> tuple[int, int]:
 
 
 class SkewWatch:
-    """`SkewDetector.quick`'s advice, for whoever asks, strangers included.
+    """`SkewDetector.quick`'s advice, for whoever asks, strangers included: credentials' ids are in the log alone.
 
     Guarantees: both stores are asked at most once in 30 seconds. Does not: notice what changed meanwhile, nor keep a
     failure: then the next one who asks has it tried again.
@@ -215,14 +215,18 @@ class SkewWatch:
         self._looked_at = float("-inf")
 
     async def advice(self) -> str | None:
-        """As `SkewReport.advice`. Raises as `SkewDetector.quick`. For one caller at a time."""
+        """As `SkewReport.advice`, without ids. Raises as `SkewDetector.quick`. For one caller at a time."""
         if time.monotonic() - self._looked_at >= _FRESH_SECONDS:
             report = await self._detector.quick()
-            before, self._last = self._last, report.advice()
+            before, self._last = self._last, report.advice(named=False)
             self._looked_at = time.monotonic()
             if self._last is not None and before is None:
                 _log.error(
                     "Vault and Postgres are of different moments",
-                    extra={"credentials": len(report.credential_ids), "seals": report.seals},
+                    extra={
+                        "credentials": len(report.credential_ids),
+                        "first": first_ids(report.credential_ids, len(report.credential_ids)),
+                        "seals": report.seals,
+                    },
                 )
         return self._last

@@ -138,7 +138,7 @@ class KeySkew:
         told = f"Vault's newest version of {self.key} is {self.latest_version}"
         if self.credentials:
             many = f"{self.credentials}{'' if self.counted_all else ' or more'}"
-            told += f", and {many} credentials are under later ones: {_ids(self.first_ids, self.credentials)}"
+            told += f", and {many} credentials are under later ones: {first_ids(self.first_ids, self.credentials)}"
         if self.floor > self.latest_version:
             told += (
                 f". Nothing can be stored under it, as versions below {self.floor} are retired: "
@@ -149,7 +149,7 @@ class KeySkew:
             told += (
                 f". {many} credentials were pinned under a version of it before Vault made that one, so it was made "
                 f"anew after a restore, and no version may be retired or trimmed before these are mended: "
-                f"{_ids(self.remade_ids, self.remade)}"
+                f"{first_ids(self.remade_ids, self.remade)}"
             )
         return told
 
@@ -178,15 +178,18 @@ class SkewReport:
         found += [each for key in self.keys for each in (*key.first_ids, *key.remade_ids)]
         return list(dict.fromkeys(found))
 
-    def advice(self) -> str | None:
-        """What anybody may read: how many, the first ids, and what to do. None where everything fits."""
+    def advice(self, *, named: bool = True) -> str | None:
+        """How many, the first ids, and what to do; with `named` false what strangers may read, so without ids. None
+        where everything fits."""
         if self.fits:
             return None
         told = ["Vault and Postgres are of different moments, as after a restore of one of them."]
         ids, above = self.credential_ids, sum(key.credentials + key.remade for key in self.keys)
         if ids:
             exact, many = self.complete and not self.keys, max(len(ids), above)
-            told.append(f"{'Not fitting' if exact else 'Not fitting, at least'}: {many}. {_ids(ids, many)}.")
+            told.append(f"{'Not fitting' if exact else 'Not fitting, at least'}: {many}.")
+            if named:
+                told.append(f"{first_ids(ids, many)}.")
         if any(key.floor > key.latest_version for key in self.keys):
             told.append("Nothing can be stored until a transit key has been rotated.")
         if any(key.remade for key in self.keys):
@@ -208,6 +211,7 @@ SEALS_REMEDY = (
 )
 
 
-def _ids(ids: Iterable[UUID], count: int) -> str:
+def first_ids(ids: Iterable[UUID], count: int) -> str:
+    """Some of so many, in words."""
     named: Sequence[str] = [str(each) for each in ids][:_NAMED]
     return ", ".join(named) + (", …" if count > len(named) else "")

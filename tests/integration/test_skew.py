@@ -338,7 +338,9 @@ async def test_an_old_intent_that_is_being_settled_does_not_remove_what_is_writt
 # --- how it is told ----------------------------------------------------------------------------------------------
 
 
-async def test_readiness_names_the_credentials_and_what_to_do_and_stays_200(stack: Stack, runtime: Runtime) -> None:
+async def test_readiness_says_how_many_and_what_to_do_and_stays_200_and_the_log_names_them(
+    stack: Stack, runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
     stored = [await store(runtime) for _ in range(7)]
     async with client_on(stack.settings()) as client:
         answer = await client.get("/readyz")
@@ -353,10 +355,12 @@ async def test_readiness_names_the_credentials_and_what_to_do_and_stays_200(stac
         assert told["detail"].startswith("Vault and Postgres are of different moments")
         assert "at least: 6" in told["detail"]
         assert "`vault-credentials reconcile --skew`" in told["detail"]
-        named = [credential_id for _, credential_id, _ in stored if str(credential_id) in told["detail"]]
+        (logged,) = [record.__dict__["first"] for record in caplog.records if record.name == "service.modules.skew"]
+        named = [credential_id for _, credential_id, _ in stored if str(credential_id) in logged]
         assert len(named) == 5
         assert stored[0][1] not in named
-        for somebody, _id, path in stored:
+        for somebody, credential_id, path in stored:
+            assert str(credential_id) not in answer.text
             assert somebody.user_id not in answer.text
             assert path.partition("/")[0] not in answer.text
         # What fits works.
