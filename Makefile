@@ -33,16 +33,16 @@ test: $(INSTALLED) ## The whole test suite, on real servers that it starts [ARGS
 faults: $(INSTALLED) ## Faults under load for some 20 minutes, 210 kills among them: a table, and JSON=file of the counts [ARGS=--help]
 	@$(BIN)/python -m tests.faults $(if $(JSON),--json '$(JSON)') $(ARGS)
 
-bench: $(INSTALLED) ## Measure opening a credential beside the alternatives, in about ten minutes [ROWS=open_64,rss] [JSON=file] [BENCH_KV=all] [ARGS=--help]
+bench: $(INSTALLED) ## Measure opening a credential beside the alternatives, in about twelve minutes [ROWS=open_64,rss] [JSON=file] [BENCH_KV=all] [ARGS=--help]
 	@$(BIN)/python -m benchmarks --rows '$(ROWS)' $(if $(JSON),--json '$(JSON)') $(ARGS)
 
 soak: $(INSTALLED) ## Everything at once for half an hour: no call may fail, no process grow [MINUTES=30] [JSON=file] [ARGS=--help]
 	@$(BIN)/python -m benchmarks.soak --minutes '$(MINUTES)' $(if $(JSON),--json '$(JSON)') $(ARGS)
 
-fuzz: $(INSTALLED) ## Fuzz all that reads what others send [SECONDS=300] [SEED=number, as printed] [ARGS=--help]
+fuzz: $(INSTALLED) ## Fuzz all that reads what others send [SECONDS=300, at least 30] [SEED=number, as printed] [ARGS=--help]
 	@$(BIN)/python -m tests.fuzz --seconds '$(SECONDS)' $(if $(SEED),--seed '$(SEED)') $(ARGS)
 
-hostile: $(INSTALLED) ## What hostile callers get, as tables: roles by routes, forged tokens, proxied paths, connections
+hostile: $(INSTALLED) ## What hostile callers get, as tables: roles by routes, forged tokens, proxied paths, connections (some minutes)
 	@$(BIN)/pytest -q -s tests/security/test_role_table.py tests/security/test_role_table_of_tokens.py \
 		tests/security/test_token_attacks.py tests/security/test_hostile_proxy_paths.py \
 		tests/security/test_hostile_connections.py $(ARGS)

@@ -44,6 +44,7 @@ _READ = 200
 """Credentials that only are read."""
 _SAMPLE_SECONDS = 5.0
 _TOKEN_SECONDS = 120.0
+_TOLD_SECONDS = 60.0
 _GROWTH = 0.05
 """How much more a process may have in memory at the end than in the middle, as a share of that, beside `_SLACK_MB`."""
 _SLACK_MB = 5.0
@@ -237,7 +238,9 @@ async def _soak(bed: Testbed, both: Replicas, worker_pid: int, plan: "Plan") -> 
             tally, f"http://127.0.0.1:{both.ports[0]}", bed.stack.names.type_key("alpaca"), tokens.operator
         )
         until = time.monotonic() + plan.seconds
-        beside = [asyncio.create_task(tokens.refreshing()), asyncio.create_task(_sample(tally, pids))]
+        beside = [
+            asyncio.create_task(work) for work in (tokens.refreshing(), _sample(tally, pids), _tell(tally, until))
+        ]
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(operator.rotate(until, plan.rotate_seconds))
@@ -286,6 +289,14 @@ async def _sample(tally: Tally, pids: Mapping[str, int]) -> None:
         for name, pid in pids.items():
             tally.memory[name].append(rss_mb(pid))
         await asyncio.sleep(_SAMPLE_SECONDS)
+
+
+async def _tell(tally: Tally, until: float) -> None:
+    while True:
+        await asyncio.sleep(_TOLD_SECONDS)
+        calls, failed = sum(map(len, tally.took_ms.values())), sum(tally.failed.values())
+        left = max(0.0, until - time.monotonic()) / 60
+        print(f"{calls:,} calls, {failed} failed, {dict(tally.did)}; {left:.0f} minutes left", file=sys.stderr)
 
 
 @asynccontextmanager

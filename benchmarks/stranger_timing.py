@@ -38,6 +38,10 @@ ROUTES = {
 }
 
 
+_LEVEL = 0.05
+"""Of all routes together: how often chance alone may look like a difference (Bonferroni)."""
+
+
 def rank_sum(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """The probability that one of the first took longer than one of the second (0.5: alike), and the two-sided p.
 
@@ -98,7 +102,7 @@ async def _measured(stack: LocalStack, samples: int) -> list[tuple[str, float, f
 
 
 def main() -> None:
-    """Measures, and prints the table."""
+    """Measures, and prints the table. Exit status 1: the time tells one from the other."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stranger_timing")
     parser.add_argument("--samples", type=int, default=1000, help="of each, for each route")
     given = parser.parse_args()
@@ -111,6 +115,10 @@ def main() -> None:
     print(f"{'route':16} {'others, us':>11} {'absent, us':>11} {'apart':>8} {'AUC':>6} {'p':>7} {'p of halves':>12}")
     for name, others, absent, auc, p, chance in rows:
         print(f"{name:16} {others:11.0f} {absent:11.0f} {others - absent:+8.0f} {auc:6.3f} {p:7.3f} {chance:12.3f}")
+    smallest, level = min(row[4] for row in rows), _LEVEL / len(rows)
+    print("`p of halves`: the same test of the absent ones alone, one half beside the other, so what chance does")
+    print(f"{len(rows)} routes: the smallest p is {smallest:.3f}; below {level:.4f} ({_LEVEL}/{len(rows)}) would tell")
+    raise SystemExit(int(smallest < level))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ START_SECONDS = 120
 
 def main() -> None:
     """All steps, each of which says what it saw."""
+    compose("version")
+    expect(compose("ps", "--quiet") != "", "nothing runs: docker compose up -d")
+    say("waiting for the service")
     wait_until_ready()
     token = compose("run", "--rm", "--no-deps", "-T", "provision", "token", "--role", "user", "--subject", "smoke")
     bearer = {"Authorization": f"Bearer {token}"}
