@@ -26,6 +26,7 @@ from service.modules.importer import Importer
 from service.modules.key_inventory import KeyInventory
 from service.modules.key_jobs import KeyJobs
 from service.modules.open_batches import OpenBatches
+from service.modules.past_ids import PastIds
 from service.modules.provider_pauses import ProviderPauses
 from service.modules.proxy import Proxy, ProxyLimits
 from service.modules.proxy_rules import ProxyRules
@@ -170,6 +171,8 @@ class Runtime:
             stack.push_async_callback(batches.aclose)
             reader = CredentialReader(store, log, limits)
             stack.push_async_callback(reader.aclose)
+            past_ids = PastIds(store, limits)
+            stack.push_async_callback(past_ids.aclose)
             kv_writes = FairQueue(
                 at_once=settings.kv_writes_at_once,
                 waiting=settings.max_waiting,
@@ -182,8 +185,9 @@ class Runtime:
             )
             stack.push_async_callback(handing_off.aclose)
             wrapper = TransitWrapper(vault, wire, settings.transit_mount)
+            intents = PostgresReconciliationStore(database, settings)
             sealed = SealedWriter(
-                store, ciphertexts, ciphers, kv_writes, intent_age_seconds=settings.intent_age_seconds
+                store, intents, ciphertexts, ciphers, kv_writes, intent_age_seconds=settings.intent_age_seconds
             )
             idempotency = Idempotency(store, cipher, transit_key=settings.idempotency_key_name)
             key_reader, skew_store = TransitKeys(vault, settings.transit_mount), PostgresSkewStore(database, settings)
@@ -195,7 +199,7 @@ class Runtime:
                 KvSealAnchor(vault, settings.kv_mount),
                 layout,
             )
-            reconciler = Reconciler(PostgresReconciliationStore(database, settings), ciphertexts, sealed, skew, layout)
+            reconciler = Reconciler(intents, ciphertexts, sealed, skew, layout)
             key_store = PostgresKeyStore(database)
             keys = KeyInventory(key_reader, key_store, layout)
             # Its own few connections: a queue of other people's statements must neither hold up a suspension, nor have
@@ -260,7 +264,7 @@ class Runtime:
                 keys=keys,
                 key_jobs=KeyJobs(key_store, keys, wait_seconds=settings.job_wait_seconds),
                 suspensions=Suspensions(controls, under_way),
-                importer=Importer(reader, writer, opener),
+                importer=Importer(reader, writer, opener, log, past_ids),
                 suspects=suspects,
                 under_way=under_way,
                 identity=identity,

@@ -18,6 +18,7 @@ _WORDS = {
     Became.VALID: "would be imported",
     Became.WIPED: "imported and wiped in the source before",
     Became.DIFFERS: "here, but different",
+    Became.DELETED: "deleted here, not stored again",
     Became.MISSING: "not here",
     Became.REFUSED: "refused",
     Became.FAILED: "failed",

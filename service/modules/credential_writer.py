@@ -60,7 +60,7 @@ class NewCredential:
     credential_type: str
     api_key: Plaintext
     secret_key: Plaintext
-    # What an import knows of it already.
+    # What an import knows of it already. An id that a deleted credential had is refused: ConcurrentUpdate.
     id: UUID | None = None
     is_active: bool = True
     created_at: datetime | None = None
@@ -121,7 +121,7 @@ class CredentialWriter:
         try:
             with join_pair(new.api_key, new.secret_key) as pair:
                 draft = await self._guarded(access, draft, Action.STORE, pair)
-                return await self._insert(access, draft, pair, record, conn, new.created_at)
+                return await self._insert(access, draft, pair, record, conn, new)
         except ConcurrentUpdate:
             # The same request, sent twice at once: the other one is committed, so this one's answer is there too.
             if idempotency_key is not None and (stored := await self._replayed(access, idempotency_key, digest)):
@@ -146,13 +146,15 @@ class CredentialWriter:
         pair: Plaintext,
         record: IdempotencyRecord | None,
         conn: CallerConnection | None,
-        created_at: datetime | None,
+        new: NewCredential,
     ) -> Credential:
         async def commit(sealed: Credential, intent: WriteIntent) -> Credential | None:
             event = self._event(access, sealed, Action.STORE)
-            return await self._store.insert(sealed, intent, event, idempotency=record, conn=conn, created_at=created_at)
+            return await self._store.insert(
+                sealed, intent, event, idempotency=record, conn=conn, created_at=new.created_at
+            )
 
-        return await self._sealed.write(draft, pair, commit, is_new=True)
+        return await self._sealed.write(draft, pair, commit, is_new=True, id_was_given=new.id is not None)
 
     async def _replayed(self, access: OwnerAccess, key: str, digest: RequestDigest) -> Credential | None:
         credential_id = await self._idempotency.find(access, _STORE_ROUTE, key, digest)

@@ -15,7 +15,7 @@ from service.memory.plaintext import Plaintext
 class Mode(StrEnum):
     """What is done with a source's rows."""
 
-    DRY_RUN = "dry run"  # each is checked; nothing is stored, opened or recorded
+    DRY_RUN = "dry run"  # each is checked; nothing is stored or opened; recorded is only what another user has
     IMPORT = "import"  # each is stored unless it is there, then opened and compared
     VERIFY = "verify"  # what is there is opened and compared; nothing is stored
 
@@ -26,14 +26,15 @@ class Became(StrEnum):
     IMPORTED = "imported"  # stored by this run, and opens to the source's keys
     PRESENT = "present"  # was here before, and opens to the source's keys (a dry run: is here)
     VALID = "valid"  # a dry run: it could be stored
-    WIPED = "wiped"  # the source has no keys of it any more, and it is here
+    WIPED = "wiped"  # the source has no keys of it any more, and it is here and opens (a dry run: is here)
     DIFFERS = "differs"  # is here, and is not what the source has; what is here was left as it is
+    DELETED = "deleted"  # it was here, and was deleted; it stays so
     MISSING = "missing"  # a verification: it is not here
     REFUSED = "refused"  # there is something wrong with it
     FAILED = "failed"  # it could not be done
 
 
-NEEDS_A_LOOK = frozenset({Became.DIFFERS, Became.MISSING, Became.REFUSED, Became.FAILED})
+NEEDS_A_LOOK = frozenset({Became.DIFFERS, Became.DELETED, Became.MISSING, Became.REFUSED, Became.FAILED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,19 @@ from service.modules.import_records import (
     SourceRow,
     UnreadableRow,
 )
-from service.modules.records import Action, AuditAccess, Credential, ImportAccess, OwnerAccess
+from service.modules.input_checks import check_user_id
+from service.modules.past_ids import PastIds
+from service.modules.ports import AccessLog
+from service.modules.records import (
+    Action,
+    AuditAccess,
+    Credential,
+    Event,
+    IdPast,
+    ImportAccess,
+    Outcome,
+    OwnerAccess,
+)
 from service.modules.secret_pair import join_pair
 
 PATIENCE = 60.0
@@ -48,6 +60,8 @@ _LONGEST_PAUSE = 5.0
 # What is wrong with one credential, or was in its way. Any other error would be every row's.
 _OF_ONE_ROW = (CredentialDenied, CredentialUnreadable, ConcurrentUpdate, WriteInterrupted)
 _TRIES = 3
+
+_LOST = "wiped in the source, and does not open here"
 
 Wipe = Callable[[SourceRow], Awaitable[bool]]
 """Wipes a row's keys in its source; False where it is no longer as it was read, and was left alone."""
@@ -82,14 +96,25 @@ class Importer:
 
     Guarantees: a row has the same id in every run, so whatever is repeated, broken off or run twice at once stores it
     once; what is called imported or present has been opened through Vault and compared with the source; what is here
-    is not overwritten; a row is wiped in its source only after that, and only where it is asked for. Does not: show
-    what it opens to anybody; ask a provider, unless the access is for one type of account.
+    is not overwritten, and what was deleted here does not come back; a row is wiped in its source only after that, and
+    only where it is asked for; nobody learns by it that an id is another user's without an event of that. Does not:
+    show what it opens to anybody; ask a provider, unless the access is for one type of account; know of deletions whose
+    events are kept no longer.
     """
 
-    def __init__(self, reader: CredentialReader, writer: CredentialWriter, opener: CredentialOpener) -> None:
+    def __init__(
+        self,
+        reader: CredentialReader,
+        writer: CredentialWriter,
+        opener: CredentialOpener,
+        log: AccessLog,
+        past_ids: PastIds,
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._opener = opener
+        self._log = log
+        self._past_ids = past_ids
 
     async def run(
         self,
@@ -131,23 +156,26 @@ class Importer:
             is_active=row.is_active,
             created_at=row.created_at,
         )
-        there = None
         if row.is_wiped:
-            there = await self._found(access, credential_id)
-            if there is not None and _is_same(there, row):
-                return RowResult(row.where, Became.WIPED, None, credential_id)
-        self._writer.check(owner, new)
-        there = there or await self._found(access, credential_id)
-        became = Became.PRESENT
+            check_user_id(row.user_id)
+        else:
+            self._writer.check(owner, new)
+        there = await self._found(access, credential_id)
+        became = Became.WIPED if row.is_wiped else Became.PRESENT
         if there is None:
+            if (past := await self._past(owner, row, credential_id)) is not None:
+                return past
+            self._writer.check(owner, new)  # one without keys is no wiped one
             if mode is Mode.VERIFY:
                 return RowResult(row.where, Became.MISSING, "is not here", credential_id)
             if mode is Mode.DRY_RUN:
                 return RowResult(row.where, Became.VALID, None, credential_id)
             there, became = await self._writer.store(owner, new), Became.IMPORTED
         elif there.user_id != row.user_id:
+            await self._record(owner, there, "not_owner")
             raise InvalidInput("id", "is the id of another credential")
         elif not _is_same(there, row):
+            await self._record(owner, there, "differs")
             return RowResult(row.where, Became.DIFFERS, "here it is of another account or type", credential_id)
         if mode is Mode.DRY_RUN:
             return RowResult(row.where, became, None, credential_id)
@@ -156,6 +184,8 @@ class Importer:
     async def compare(self, placed: "Placed") -> RowResult:
         """The result of a row that was placed. Raises as `place`."""
         row, there = placed.row, placed.credential
+        if row.is_wiped:
+            return await self._opens(placed)
         if await self._opens_to(placed.owner, there, row):
             return RowResult(row.where, placed.became, None, there.id)
         updated = "its keys were updated here since" if there.secret_version > 1 else "opens to other keys"
@@ -167,6 +197,41 @@ class Importer:
             return await self._reader.get(AuditAccess(actor=access.actor), credential_id)
         except CredentialNotFound:
             return None
+
+    async def _past(self, owner: OwnerAccess, row: SourceRow, credential_id: UUID) -> RowResult | None:
+        """The result of a row whose id nobody is to have any more."""
+        match await self._past_ids.of(credential_id):
+            case IdPast.DELETED:
+                await self._log.record_denied(owner, credential_id, Action.IMPORT)
+                problem = "was deleted here; to be stored anew, the row needs another id"
+                return RowResult(row.where, Became.DELETED, problem, credential_id)
+            case IdPast.BEING_DELETED:
+                return RowResult(row.where, Became.FAILED, "is being deleted here; run it again later", credential_id)
+            case IdPast.UNKNOWN:
+                return None
+
+    async def _record(self, owner: OwnerAccess, there: Credential, reason: str) -> None:
+        """Before anybody is told so: who may import could otherwise ask which ids there are, and leave no trace."""
+        event = Event(
+            access=owner,
+            credential_id=there.id,
+            account_id=there.account_id,
+            owner=there.user_id,
+            action=Action.IMPORT,
+            outcome=Outcome.DENIED,
+            reason=reason,
+        )
+        await self._log.record([event])
+
+    async def _opens(self, placed: "Placed") -> RowResult:
+        """Of a row that is wiped in the source: there is nothing to compare, and here is the only copy."""
+        row, there = placed.row, placed.credential
+        try:
+            opened = await self._opener.open(placed.owner, there.id, action=Action.IMPORT, allow_inactive=True)
+        except CredentialUnreadable:
+            return RowResult(row.where, Became.FAILED, _LOST, there.id)
+        opened.pair.wipe()
+        return RowResult(row.where, placed.became, None, there.id)
 
     async def _opens_to(self, owner: OwnerAccess, there: Credential, row: SourceRow) -> bool:
         opened = await self._opener.open(owner, there.id, action=Action.IMPORT, allow_inactive=True)
@@ -272,7 +337,7 @@ class _Run:
 
     async def _compare(self, placed: Placed) -> tuple[SourceRow, RowResult]:
         result = await self._patiently(placed.row, lambda: self._importer.compare(placed))
-        if result.became is Became.FAILED:
+        if result.became is Became.FAILED and result.problem != _LOST:
             result = replace(result, problem=f"is here, and was not compared: {result.problem}")
         return placed.row, result
 

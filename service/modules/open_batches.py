@@ -85,6 +85,15 @@ class _Failed:
     recorded: "asyncio.Task[None] | None" = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What is decrypted in a batch: its place there, and what the ciphertext cache had of it."""
+
+    at: int
+    reference: TransitReference
+    item: tuple[str, bytes]
+
+
 class OpenBatches:
     """Authorises, records and decrypts, in batches.
 
@@ -161,7 +170,7 @@ class OpenBatches:
         batch_id = uuid.uuid4()
         granted = await self._log.authorise_opens(requests, batch_id=batch_id)
         results: list[Opened | Granted | _Failed | Exception] = []
-        by_key: dict[str, list[tuple[int, tuple[str, bytes]]]] = defaultdict(list)
+        by_key: dict[str, list[_Held]] = defaultdict(list)
         for at, (request, credential) in enumerate(zip(requests, granted, strict=True)):
             if isinstance(credential, Exception):
                 results.append(credential)
@@ -171,7 +180,7 @@ class OpenBatches:
                 seal = self._ciphertexts.held(reference.kv_path, reference.kv_version)
                 if seal is not None:
                     check_version(seal, reference)
-                    by_key[reference.transit_key].append((at, (seal.ciphertext, context)))
+                    by_key[reference.transit_key].append(_Held(at, reference, (seal.ciphertext, context)))
                 results.append(Granted(credential, batch_id))
             except CredentialsError as error:
                 results.append(_Failed(error, batch_id))
@@ -216,22 +225,24 @@ class OpenBatches:
     async def _decrypt_held(
         self,
         key: str,
-        held: list[tuple[int, tuple[str, bytes]]],
+        held: list[_Held],
         batch_id: UUID,
         results: list[Opened | Granted | _Failed | Exception],
     ) -> None:
         """Puts what comes of these in their places."""
         outcomes: list[Plaintext | Exception]
         try:
-            outcomes = await self._ciphers.decrypt_batch(key, [item for _, item in held], batch_ids=[batch_id])
+            outcomes = await self._ciphers.decrypt_batch(key, [each.item for each in held], batch_ids=[batch_id])
         except CredentialsError as error:
             outcomes = [again(error) for _ in held]
-        for (at, _), outcome in zip(held, outcomes, strict=True):
-            credential = results[at]
+        for each, outcome in zip(held, outcomes, strict=True):
+            credential = results[each.at]
+            if isinstance(outcome, (CiphertextRejected, KeyVersionRetired)):
+                self._ciphertexts.forget(each.reference.kv_path, each.reference.kv_version)
             if isinstance(outcome, Plaintext) and isinstance(credential, Granted):
-                results[at] = Opened(credential.credential, outcome, batch_id)
+                results[each.at] = Opened(credential.credential, outcome, batch_id)
             elif isinstance(outcome, CredentialsError):
-                results[at] = _Failed(outcome, batch_id)
+                results[each.at] = _Failed(outcome, batch_id)
 
     def _located(self, request: OpenRequest, credential: Credential) -> tuple[TransitReference, bytes]:
         """Where the ciphertext is, and the context that it opens under. Raises what the request's `accept` does."""

@@ -20,6 +20,7 @@ from service.modules.records import (
     EventFilter,
     HeldIntent,
     IdempotencyRecord,
+    IdPast,
     Mac,
     OpenRequest,
     OwnerAccess,
@@ -142,8 +143,16 @@ class CredentialStore(Protocol):
         """Newest first, from after the cursor, at most `limit`."""
         ...
 
+    async def pasts(self, credential_ids: Sequence[UUID]) -> list[IdPast]:
+        """What is known of each of these ids, in order, which the caller has seen no row of."""
+        ...
+
     async def begin_write(self, intent: WriteIntent) -> None:
-        """Commits the intent over the service's own pool, whatever transaction the caller is in."""
+        """Commits the intent over the service's own pool, whatever transaction the caller is in.
+
+        Where its id was given, whoever holds another intent for the same path is then waited for: they have settled it,
+        or will see this one.
+        """
         ...
 
     async def abandon_write(self, intent: WriteIntent) -> None:
@@ -165,7 +174,8 @@ class CredentialStore(Protocol):
         `created_at`: when it was made elsewhere; None: now.
 
         Returns None where the key version is below the key's floor: seal again. Raises WriteInterrupted if the
-        intent is gone, ConcurrentUpdate if the idempotency key was taken meanwhile.
+        intent is gone, ConcurrentUpdate if the idempotency key was taken meanwhile, or an id that was given: by a row,
+        or by one that is deleted by now.
         """
         ...
 
@@ -211,8 +221,11 @@ class ReconciliationStore(Protocol):
         """Intents past their age, oldest first, without locking them."""
         ...
 
-    def hold_intent(self, intent: WriteIntent) -> AbstractAsyncContextManager[HeldIntent | None]:
-        """Locks the intent and its credential's row; None where the intent is held by somebody else, or gone.
+    def hold_intent(
+        self, intent: WriteIntent, *, waits: bool = False
+    ) -> AbstractAsyncContextManager[HeldIntent | None]:
+        """Locks the intent and its credential's row; None where the intent is gone, or held by somebody else, who is
+        waited for only with `waits`.
 
         The intent is deleted when the block ends without an exception, and kept otherwise.
         """

@@ -154,7 +154,10 @@ class Reconciler:
         may be the last one that holds its secret.
         """
         row = held.credential
-        if row is None or intent.kv_version is None or intent.kv_version in row.pinned_versions:
+        if row is None:
+            # Two imports of one row: who of them wrote the version, if either did, is known when one intent is left.
+            return intent.kv_version is None or not held.shared
+        if intent.kv_version is None or intent.kv_version in row.pinned_versions:
             return True
         # A restored Vault counts anew: a number that isn't there, or is another intent's too, is for a later write.
         if intent.kv_version > newest or held.shared:

@@ -230,14 +230,29 @@ class RecordedEvent:
     request_id: str | None
 
 
+class IdPast(StrEnum):
+    """What is known of a credential's id that no row has."""
+
+    UNKNOWN = "unknown"
+    DELETED = "deleted"
+    """A credential of this id was deleted. As far back as events are kept."""
+    BEING_DELETED = "being deleted"
+    """Something of it is still to be removed from KV."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteIntent:
-    """A KV version that is about to be written (`kv_version`), or a path about to be deleted (None)."""
+    """A KV version that is about to be written (`kv_version`), or a path about to be deleted (None).
+
+    `id_was_given`: whoever imports the credential has named its id, so that others may be writing to the same new path,
+    or have done so and deleted it.
+    """
 
     id: UUID
     credential_id: UUID
     kv_path: str
     kv_version: int | None
+    id_was_given: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

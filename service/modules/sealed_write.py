@@ -15,7 +15,7 @@ from service.memory.plaintext import Plaintext
 from service.modules.cipher_batches import CipherBatches
 from service.modules.coalescer import FairQueue
 from service.modules.derivation_context import context_of
-from service.modules.ports import CiphertextStore, CredentialStore
+from service.modules.ports import CiphertextStore, CredentialStore, ReconciliationStore
 from service.modules.records import AuditAccess, Credential, WriteIntent
 
 _log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class SealedWriter:
     def __init__(
         self,
         store: CredentialStore,
+        intents: ReconciliationStore,
         ciphertexts: CiphertextStore,
         ciphers: CipherBatches,
         kv_writes: FairQueue,
@@ -54,6 +55,7 @@ class SealedWriter:
         intent_age_seconds: float,
     ) -> None:
         self._store = store
+        self._intents = intents
         self._ciphertexts = ciphertexts
         self._ciphers = ciphers
         self._kv_writes = kv_writes
@@ -61,8 +63,12 @@ class SealedWriter:
         # takes the intent at the end of its life, finds either a written version or none to come.
         self._write_within = intent_age_seconds / 2
 
-    async def write(self, draft: Credential, pair: Plaintext, commit: Commit, *, is_new: bool) -> Credential:
+    async def write(
+        self, draft: Credential, pair: Plaintext, commit: Commit, *, is_new: bool, id_was_given: bool = False
+    ) -> Credential:
         """Seals `pair` as what `draft` says and commits it. The draft's versions of key and KV are filled in here.
+
+        `id_was_given`: of a new one, by whoever imports it, so that others may write to the same path.
 
         Raises:
             ConcurrentUpdate: somebody else's write won. WriteInterrupted: this one took too long.
@@ -78,6 +84,7 @@ class SealedWriter:
                 credential_id=draft.id,
                 kv_path=sealed.reference.kv_path,
                 kv_version=sealed.reference.kv_version,
+                id_was_given=id_was_given,
             )
             try:
                 await self._put(sealed, intent, ciphertext, cas=newest)
@@ -136,10 +143,19 @@ class SealedWriter:
     async def _take_back(self, intent: WriteIntent) -> None:
         """Removes a version that will never be committed. Best effort: the intent is there for reconciliation."""
         try:
+            if intent.id_was_given:
+                await self._take_back_of_many(intent)
+                return
             await self.settle(intent, await self._row(intent))
             await self._store.abandon_write(intent)
         except CredentialsError as error:
             _log.info("an uncommitted version is left to reconciliation", extra={"error": type(error).__name__})
+
+    async def _take_back_of_many(self, intent: WriteIntent) -> None:
+        """As reconciliation would: others may be writing to the path, which is theirs as well then."""
+        async with self._intents.hold_intent(intent, waits=True) as held:
+            if held is not None:
+                await self.settle(intent, held.credential, alone=held.alone)
 
     async def _row(self, intent: WriteIntent) -> Credential | None:
         try:

@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from service.errors import ConcurrentUpdate, DatabaseNotReady, WriteInterrupted
 from service.modules.coalescer import BatchLimits, Coalescer
 from service.modules.ports import CallerConnection
 from service.modules.records import Credential, Event, IdempotencyRecord, WriteIntent
-from service.postgres.credential_store import PostgresCredentialStore
+from service.postgres.credential_store import PostgresCredentialStore, deleted_among
 from service.postgres.pool import Database
 from service.postgres.queries import SQL
 from service.postgres.rows import credential_from
@@ -28,6 +29,14 @@ class _Insertion:
     intent: WriteIntent
     event: Event
     created_at: datetime | None
+
+
+class _WereDeleted(Exception):
+    """Rolls a transaction back in which credentials were inserted whose ids others had. Never leaves this module."""
+
+    def __init__(self, ids: set[UUID]) -> None:
+        super().__init__()
+        self.ids = ids
 
 
 class BulkCredentialStore(PostgresCredentialStore):
@@ -75,11 +84,30 @@ class BulkCredentialStore(PostgresCredentialStore):
             [intent.kv_version for intent in intents],
             float(self._intent_age),
         )
+        if given := [intent for intent in intents if intent.id_was_given]:
+            await self._database.execute(
+                SQL["wait_for_intents"], [intent.kv_path for intent in given], [intent.id for intent in given]
+            )
         return [None] * len(intents)
 
     async def _insert_each(self, wanted: list[_Insertion]) -> Sequence[Credential | Exception | None]:
+        deleted: set[UUID] = set()
+        while True:
+            left = [each for each in wanted if each.credential.id not in deleted]
+            try:
+                inserted = iter(await self._inserted(left) if left else ())
+            except _WereDeleted as found:
+                deleted |= found.ids
+                continue
+            return [ConcurrentUpdate() if each.credential.id in deleted else next(inserted) for each in wanted]
+
+    async def _inserted(self, wanted: list[_Insertion]) -> Sequence[Credential | Exception | None]:
         columns = zip(*(_arguments(each) for each in wanted), strict=True)
-        rows = await self._database.fetch(SQL["insert_credentials"], *(list(column) for column in columns))
+        given = {each.credential.id for each in wanted if each.intent.id_was_given}
+        async with self._database.transaction() as transaction:
+            rows = await transaction.fetch(SQL["insert_credentials"], *(list(column) for column in columns))
+            if given and (found := await deleted_among(transaction, list(given))):
+                raise _WereDeleted(found)
         return [_result(row) for row in rows]
 
 

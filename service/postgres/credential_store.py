@@ -14,6 +14,7 @@ from service.modules.records import (
     Cursor,
     Event,
     IdempotencyRecord,
+    IdPast,
     Mac,
     OwnerAccess,
     ProviderVerdict,
@@ -77,6 +78,15 @@ class PostgresCredentialStore:
         )
         return [credential_from(row) for row in rows]
 
+    async def pasts(self, credential_ids: Sequence[UUID]) -> list[IdPast]:
+        wanted = list(credential_ids)
+        async with self._database.transaction() as transaction:
+            being_deleted = await transaction.fetch(SQL["being_deleted"], wanted)
+            deleted = await deleted_among(transaction, wanted)
+        pasts = {row["credential_id"]: IdPast.BEING_DELETED for row in being_deleted}
+        pasts |= dict.fromkeys(deleted, IdPast.DELETED)
+        return [pasts.get(each, IdPast.UNKNOWN) for each in wanted]
+
     async def begin_write(self, intent: WriteIntent) -> None:
         await self._database.execute(
             SQL["insert_intent"],
@@ -86,6 +96,8 @@ class PostgresCredentialStore:
             intent.kv_version,
             float(self._intent_age),
         )
+        if intent.id_was_given:
+            await self._database.execute(SQL["wait_for_intents"], [intent.kv_path], [intent.id])
 
     async def abandon_write(self, intent: WriteIntent) -> None:
         await self._database.execute(SQL["delete_intent"], intent.id)
@@ -127,6 +139,9 @@ class PostgresCredentialStore:
                     created_at,
                 )
                 await transaction.execute(SQL["record_event"], *event_arguments(event))
+                # After the insertion, which nobody can delete yet: whoever has deleted one of this id is committed.
+                if intent.id_was_given and await deleted_among(transaction, [credential.id]):
+                    raise ConcurrentUpdate
         except _BelowFloor:
             return None
         except asyncpg.UniqueViolationError:
@@ -217,6 +232,12 @@ class PostgresCredentialStore:
             body_mac=Mac(row["mac_key_version"], row["body_mac"]),
             credential_id=row["credential_id"],
         )
+
+
+async def deleted_among(transaction: CallerConnection, credential_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of the ids whose credential was deleted. The transaction is an auditor's from then on."""
+    await transaction.execute(SQL["become_auditor"])
+    return {row["credential_id"] for row in await transaction.fetch(SQL["deleted_ids"], credential_ids)}
 
 
 def _owner(access: ReadAccess) -> str | None:

@@ -123,6 +123,20 @@ LIMIT $11;
 INSERT INTO public.write_intents (id, credential_id, kv_path, kv_version, due_at)
 VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5));
 
+-- name: wait_for_intents
+-- $1: paths, $2: the intents that were begun for them. FOR SHARE waits for whoever holds another one of the same path; from
+-- then on whoever holds one sees those of $2, so that none takes the path for its own.
+SELECT id FROM public.write_intents WHERE kv_path = ANY($1::text[]) AND id <> ALL($2::uuid[]) ORDER BY id FOR SHARE;
+
+-- name: being_deleted
+SELECT DISTINCT credential_id FROM public.write_intents
+WHERE credential_id = ANY($1::uuid[]) AND kv_version IS NULL;
+
+-- name: deleted_ids
+-- After `become_auditor`. Those that a credential had which was deleted.
+SELECT DISTINCT credential_id FROM public.credential_events
+WHERE credential_id = ANY($1::uuid[]) AND action = 'delete' AND outcome = 'done';
+
 -- name: delete_intent
 -- Ends a write. No row: reconciliation has taken it, and the writer has to abort.
 DELETE FROM public.write_intents WHERE id = $1 RETURNING id;
@@ -200,12 +214,19 @@ WHERE id = ANY($1::uuid[]) AND (last_used_at IS NULL OR last_used_at < now() - i
 SELECT id, credential_id, kv_path, kv_version FROM public.write_intents WHERE due_at <= now() ORDER BY due_at LIMIT $1;
 
 -- name: hold_intent
--- SKIP LOCKED: an intent whose writer is about to commit its deletion is not ours. `alone`: no other intent accounts for
--- something of the same path; `shared`: another one is for the same version.
-SELECT i.id, NOT EXISTS (SELECT FROM public.write_intents o WHERE o.kv_path = i.kv_path AND o.id <> i.id) AS alone,
+-- SKIP LOCKED: an intent whose writer is about to commit its deletion is not ours.
+SELECT id FROM public.write_intents WHERE id = $1 FOR UPDATE SKIP LOCKED;
+
+-- name: hold_own_intent
+SELECT id FROM public.write_intents WHERE id = $1 FOR UPDATE;
+
+-- name: company_of_intent
+-- `alone`: no other intent accounts for something of the same path; `shared`: another one is for the same version. A
+-- statement of its own, after the lock: an intent that was begun before it is seen.
+SELECT NOT EXISTS (SELECT FROM public.write_intents o WHERE o.kv_path = i.kv_path AND o.id <> i.id) AS alone,
        EXISTS (SELECT FROM public.write_intents o
                WHERE o.kv_path = i.kv_path AND o.kv_version = i.kv_version AND o.id <> i.id) AS shared
-FROM public.write_intents i WHERE i.id = $1 FOR UPDATE OF i SKIP LOCKED;
+FROM public.write_intents i WHERE i.id = $1;
 
 -- name: defer_intent
 -- One that can't be reconciled now is tried again later, and doesn't stand in the others' way.

@@ -30,12 +30,13 @@ class PostgresReconciliationStore:
         return [intent_from(row) for row in await self._database.fetch(SQL["due_intents"], limit)]
 
     @asynccontextmanager
-    async def hold_intent(self, intent: WriteIntent) -> AsyncIterator[HeldIntent | None]:
+    async def hold_intent(self, intent: WriteIntent, *, waits: bool = False) -> AsyncIterator[HeldIntent | None]:
         async with self._database.transaction() as transaction:
-            held = await transaction.fetchrow(SQL["hold_intent"], intent.id)
-            if held is None:
+            hold = SQL["hold_own_intent" if waits else "hold_intent"]
+            if await transaction.fetchrow(hold, intent.id) is None:
                 yield None
                 return
+            held = await transaction.fetchrow(SQL["company_of_intent"], intent.id)
             row = await transaction.fetchrow(SQL["hold_credential"], intent.credential_id)
             credential = None if row is None else credential_from(row)
             yield HeldIntent(credential=credential, alone=held["alone"], shared=held["shared"])
