@@ -23,7 +23,7 @@ _TOKEN, _SOURCE_URL, _FERNET_KEY = "CREDENTIALS_TOKEN", "IMPORT_DATABASE_URL", "
 _MAX_KEY_FILE = 65_536
 
 File = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check every row; store, open and record nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check every row; store and open nothing.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Store nothing: open what is here and compare it.")]
 AllRows = Annotated[bool, typer.Option("--all-rows", help="A line for every row, with its credential's id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs: a line for each row, and the report.")]
@@ -71,7 +71,7 @@ def from_fernet_table(
         str | None, typer.Option("--type", help="The type of all rows, where no column says it.")
     ] = None,
     key_file: Annotated[
-        Path | None, typer.Option(help=f"A file with the Fernet keys, one a line, instead of {_FERNET_KEY}.")
+        Path | None, typer.Option(help=f"A file with the Fernet keys, one a line. Better than {_FERNET_KEY}.")
     ] = None,
     wipe_source: Annotated[
         bool, typer.Option("--wipe-source", help="Empty both keys' columns of each row that was compared and is here.")
@@ -83,10 +83,11 @@ def from_fernet_table(
 ) -> None:
     """From a Postgres table whose keys are encrypted with Fernet, each in a column of its own.
 
-    The table's database is at IMPORT_DATABASE_URL; the Fernet key is in IMPORT_FERNET_KEY or in a file (several, with
-    commas between, the newest first, where it was rotated). Columns: id, user_id, account_id, credential_type,
-    is_active, created_at, and, for the keys, encrypted_api_key and encrypted_secret_key, unless --column says otherwise
-    (created_at= and nothing: there is none).
+    The table's database is at IMPORT_DATABASE_URL; the Fernet key is in a file (several, one a line, the newest first,
+    where it was rotated) or, with commas between, in IMPORT_FERNET_KEY, where whoever may read this process's /proc
+    sees it for as long as it runs. Columns: id, user_id, account_id, credential_type, is_active, created_at, and, for
+    the keys, encrypted_api_key and encrypted_secret_key, unless --column says otherwise (created_at= and nothing: there
+    is none).
     """
     mode = _mode(dry_run, verify)
     if wipe_source and dry_run:
@@ -95,12 +96,14 @@ def from_fernet_table(
 
     @asynccontextmanager
     async def opened() -> "AsyncIterator[tuple[Source, Wipe | None]]":
-        from service.postgres.fernet_table import FernetSource, fernet_of
+        from service.postgres.fernet_table import FernetSource, fernet_of, weak_connection
 
         fernet = fernet_of(_fernet_keys(key_file))
-        url = os.environ.get(_SOURCE_URL)
+        url = os.environ.pop(_SOURCE_URL, None)
         if not url:
             raise ConfigurationError(f"{_SOURCE_URL}: is not set")
+        if (problem := weak_connection(url, os.environ.get("PGSSLMODE"))) is not None:
+            typer.echo(f"vault-credentials: warning: {_SOURCE_URL}: {problem}", err=True)
         async with FernetSource.open(url, fernet, described) as source:
             yield source, source.wipe if wipe_source else None
 
@@ -135,7 +138,7 @@ def _described(table: str, columns: list[str], credential_type: str | None) -> "
 
 
 def _fernet_keys(key_file: Path | None) -> list[str]:
-    """The keys, which are then in the environment no more."""
+    """The keys. Programs that are started from here don't inherit them; /proc shows what the process began with."""
     from service.sources.secret_lines import secret_file
 
     given = os.environ.pop(_FERNET_KEY, None)

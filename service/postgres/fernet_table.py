@@ -4,12 +4,16 @@ https://cryptography.io/en/latest/fernet/; several keys, the newest first, are `
 """
 
 import asyncio
+import hmac
 import re
+import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -65,12 +69,46 @@ def fernet_of(keys: Sequence[str]) -> MultiFernet:
         raise ConfigurationError("the Fernet key is none: it is 32 bytes in URL-safe base64") from None
 
 
+def weak_connection(url: str, sslmode: str | None) -> str | None:
+    """What to say where the table's rows, and a password, could be read or changed on the way; None where not.
+
+    `sslmode`: what holds where the URL has none (PGSSLMODE).
+    """
+    try:
+        parts = urlsplit(url)
+        asked = parse_qs(parts.query)
+        hosts = asked.get("host") or [each.rpartition(":")[0] for each in _authority(parts.netloc)]
+        if asked.get("sslmode", [sslmode])[-1] == "verify-full" or all(map(_is_here, ",".join(hosts).split(","))):
+            return None
+    except ValueError:
+        return None  # it can't be connected to, either
+    return "the way to another machine is not protected without sslmode=verify-full"
+
+
+def _authority(netloc: str) -> list[str]:
+    """Its hosts, each with a colon and a port, or nothing, behind it."""
+    hosts = netloc.rpartition("@")[2].split(",")
+    return [each if re.search(r":\d*$", each) and not each.endswith("]") else f"{each}:" for each in hosts]
+
+
+def _is_here(host: str) -> bool:
+    if host in ("", "localhost") or host.startswith(("/", "@")) or host.lower().startswith("%2f"):
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 class FernetSource:
     """A `Source`: the rows of such a table, as they were at one moment.
 
     Guarantees: a row whose id is a UUID keeps it; rows come in the order in which they were made; `wipe` changes a row
-    only if its keys are as they were read. Does not: keep others from changing the table meanwhile; wipe what Postgres
-    keeps of a changed row (until VACUUM), its write-ahead log or its backups: those end with the Fernet key.
+    only if its keys are as they were read; a key that an earlier row of another user has is refused, as Fernet binds no
+    ciphertext to its row (some 250 bytes of memory a row, keyed hashes and no key). Does not: tell which of the two
+    rows is the key's; notice what was exchanged and not copied; keep others from changing the table meanwhile; wipe
+    what Postgres keeps of a changed row (until VACUUM), its write-ahead log or its backups: those end with the Fernet
+    key.
     """
 
     def __init__(self, reading: Any, wiping: Any, table: FernetTable, fernet: MultiFernet) -> None:
@@ -80,6 +118,9 @@ class FernetSource:
         self._fernet = fernet
         self._one_at_a_time = asyncio.Lock()  # asyncpg's connections take one statement at a time
         self._wipe_statement: str | None = None
+        self._run_key = secrets.token_bytes(32)
+        self._users: dict[bytes, bytes] = {}
+        """Whose each key is, by HMACs of both under a key of this run."""
         self.total = 0
         self.position = 0
 
@@ -148,14 +189,15 @@ class FernetSource:
         return bool(done == "UPDATE 1")
 
     def _row(self, row: Any) -> SourceRow | UnreadableRow:
-        where = f"id {row['id']}" if _SHOWN_ID.fullmatch(row["id"]) else f"row {self.position}"
+        shown = row["id"] is not None and _SHOWN_ID.fullmatch(row["id"])
+        where = f"id {row['id']}" if shown else f"row {self.position}"
         try:
             return self._read(where, row)
         except InvalidInput as error:
             return UnreadableRow(where, str(error))
 
     def _read(self, where: str, row: Any) -> SourceRow:
-        for name in ("user_id", "account_id", "credential_type", "is_active"):
+        for name in ("id", "user_id", "account_id", "credential_type", "is_active"):
             if row[name] is None:
                 raise InvalidInput(name, "is null")
         account_id = str(uuid_from("account_id", row["account_id"]))
@@ -163,13 +205,16 @@ class FernetSource:
             known_id: UUID | None = uuid_from("id", row["id"])
         except InvalidInput:
             known_id = None
+        created_at: datetime | None = row["created_at"]
+        if created_at is None and row["is_dated"]:
+            raise InvalidInput("created_at", "must be in the years 1 to 9999")
         api_key = self._opened("api_key", row["api_key"])
         try:
             secret_key = self._opened("secret_key", row["secret_key"])
         except InvalidInput:
             api_key.wipe()
             raise
-        created_at: datetime | None = row["created_at"]
+        self._ensure_own(row["user_id"], api_key, secret_key)
         return SourceRow(
             where=where,
             id=known_id,
@@ -184,6 +229,18 @@ class FernetSource:
             is_wiped=not row["api_key"] and row["api_key"] is not None and not row["secret_key"],
             origin=(row["id"], row["api_key"], row["secret_key"]),
         )
+
+    def _ensure_own(self, user_id: str, api_key: Plaintext, secret_key: Plaintext) -> None:
+        """Wipes both, and raises InvalidInput, where an earlier row of another user has one of them."""
+        user = self._hashed(user_id.encode())
+        for field, key in (("api_key", api_key), ("secret_key", secret_key)):
+            if key and self._users.setdefault(self._hashed(key.reveal()), user) != user:
+                api_key.wipe()
+                secret_key.wipe()
+                raise InvalidInput(field, "an earlier row of another user has the same key; look at both")
+
+    def _hashed(self, value: bytes | memoryview) -> bytes:
+        return hmac.digest(self._run_key, value, "sha256")[:16]
 
     def _opened(self, field: str, token: Token) -> Plaintext:
         if not token:
