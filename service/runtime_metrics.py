@@ -21,7 +21,7 @@ from service.modules.proxy import OUTCOMES
 from service.modules.reconciliation import ReconciliationReport
 from service.modules.records import Action
 from service.modules.state_watch import KeyState, StateWatch
-from service.postgres.access_log import DENIALS
+from service.postgres.access_log import COUNTED_DENIALS
 from service.postgres.pool import Database
 from service.vault.client import FAILURES, OPERATIONS
 from service.vault.login import VaultSession
@@ -80,7 +80,8 @@ class RuntimeMetrics(Collector):
         yield counter(
             "credentials_uses",
             "Openings, hand-offs, proxied calls and validations that were asked for, by what became of them. One that"
-            " was granted and failed is counted as both; `unrecorded`: Postgres could not be asked.",
+            " was granted and failed is counted as both; `unrecorded`: Postgres could not be asked; `not_found`: or"
+            " another's, which the events tell apart.",
             ("action", "outcome", "reason"),
             kept.uses,
         )
@@ -206,7 +207,7 @@ def _begin_at_zero(measures: Measures, providers: Iterable[str]) -> None:
     failures = [reason for _, reason in REASONS] + ["unrecorded", "vault_refused"]
     for action in actions:
         measures.uses.add((action, "granted", ""), 0)
-        for reason in DENIALS:
+        for reason in COUNTED_DENIALS:
             measures.uses.add((action, "denied", reason), 0)
         for reason in failures + (sorted(UNWRAP_FAILURES) if action is Action.HAND_OFF else []):
             measures.uses.add((action, "failed", reason), 0)

@@ -35,7 +35,7 @@ from service.postgres.pool import Database, translated_errors
 from service.postgres.queries import SQL
 from service.postgres.rows import credential_from, event_from
 
-# not_owner is not_found to the caller (invariant 9); the event keeps the difference for auditors.
+# not_owner is not_found to the caller (invariant 9), in the metrics too; the event keeps the difference for auditors.
 DENIALS: dict[str, type[CredentialDenied]] = {
     "not_found": CredentialNotFound,
     "not_owner": CredentialNotFound,
@@ -44,6 +44,9 @@ DENIALS: dict[str, type[CredentialDenied]] = {
     "suspended": Suspended,
     "account_type": AccountTypeRefused,
 }
+
+COUNTED_DENIALS = frozenset(DENIALS) - {"not_owner"}
+"""What denials are counted as: whoever can read the metrics may be the one who was denied."""
 
 _USES = frozenset({Action.OPEN, Action.HAND_OFF, Action.PROXY, Action.TRADE})
 """What the paper/live guard is about: by a validation the type becomes known, and a reseal hands out nothing."""
@@ -81,7 +84,12 @@ class PostgresAccessLog:
         for (action, denial), count in Counter(
             [(request.action, row["denial"]) for request, row in zip(requests, rows, strict=True)]
         ).items():
-            self._uses.add((action.value, "granted", "") if denial is None else (action.value, "denied", denial), count)
+            self._uses.add(
+                (action.value, "granted", "")
+                if denial is None
+                else (action.value, "denied", denial if denial in COUNTED_DENIALS else "not_found"),
+                count,
+            )
         return [credential_from(row) if row["denial"] is None else DENIALS[row["denial"]]() for row in rows]
 
     async def _authorised(

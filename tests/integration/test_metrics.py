@@ -63,7 +63,7 @@ async def test_each_number_tells_what_was_done(stack: Stack, bearer: Bearer) -> 
     assert grown(uses, action="validate", outcome="granted", reason="") == 1
     assert grown(uses, action="proxy", outcome="granted", reason="") == 3
     assert grown(uses, action="proxy", outcome="failed", reason="proxy_refused") == 1
-    assert grown(uses, action="proxy", outcome="denied", reason="not_owner") == 1
+    assert grown(uses, action="proxy", outcome="denied", reason="not_found") == 1
     assert grown(uses, action="handoff", outcome="granted", reason="") == 1
     calls = "credentials_proxy_calls_total"
     assert grown(calls, provider="alpaca", outcome="2xx") == 2
@@ -230,7 +230,7 @@ async def test_what_an_alert_counts_is_there_before_it_happens(runtime: Runtime)
     for name, labels in (
         ("credentials_uses_total", {"action": "handoff", "outcome": "failed", "reason": "already_used"}),
         ("credentials_uses_total", {"action": "open", "outcome": "failed", "reason": "ciphertext_rejected"}),
-        ("credentials_uses_total", {"action": "proxy", "outcome": "denied", "reason": "not_owner"}),
+        ("credentials_uses_total", {"action": "proxy", "outcome": "denied", "reason": "not_found"}),
         ("credentials_vault_failures_total", {"operation": "decrypt", "error": "sealed"}),
         ("credentials_vault_failures_total", {"operation": "kv_write", "error": "denied"}),
         ("credentials_proxy_calls_total", {"provider": "polygon", "outcome": "outcome_unknown"}),
