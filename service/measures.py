@@ -12,6 +12,10 @@ from time import perf_counter
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
+MOST_SERIES = 2000
+"""What a counter or a histogram keeps apart. Many times what the code has; were a mistake to let somebody's text into a
+label, then what comes later would be counted together, as `other`."""
+
 Labels = tuple[str, ...]
 """Values of labels, in the order of their names. Each is one of a set that the code or the settings fix: never a
 user's name, an id, or anything else that a caller sent."""
@@ -21,7 +25,7 @@ BatchMeter = Callable[[int, float], None]
 
 
 class Tally:
-    """A counter for each set of labels."""
+    """A counter for each set of labels, for `MOST_SERIES` of them."""
 
     __slots__ = ("counts",)
 
@@ -30,11 +34,15 @@ class Tally:
 
     def add(self, labels: Labels, count: int = 1) -> None:
         """Counts."""
-        self.counts[labels] = self.counts.get(labels, 0) + count
+        counted = self.counts.get(labels)
+        if counted is None:
+            labels = _bounded(labels, len(self.counts))
+            counted = self.counts.get(labels, 0)
+        self.counts[labels] = counted + count
 
 
 class Spread:
-    """How values are spread over buckets, for each set of labels: what Prometheus calls a histogram."""
+    """How values are spread over buckets, for each set of labels (`MOST_SERIES` of them): Prometheus' histogram."""
 
     __slots__ = ("bounds", "kept")
 
@@ -48,9 +56,13 @@ class Spread:
         """Takes a value in."""
         kept = self.kept.get(labels)
         if kept is None:
-            kept = self.kept[labels] = [0] * (len(self.bounds) + 1), [0.0]
+            kept = self.kept.setdefault(_bounded(labels, len(self.kept)), ([0] * (len(self.bounds) + 1), [0.0]))
         kept[0][bisect_left(self.bounds, value)] += 1
         kept[1][0] += value
+
+
+def _bounded(labels: Labels, count: int) -> Labels:
+    return labels if count < MOST_SERIES else ("other",) * len(labels)
 
 
 class Measures:

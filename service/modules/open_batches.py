@@ -26,6 +26,7 @@ from service.errors import (
     InvalidInput,
     KeyVersionRetired,
     NothingToRollBack,
+    ProviderOutcomeUnknown,
     ProxyRefused,
     Suspended,
     TemporarilyUnavailable,
@@ -55,6 +56,7 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
     (Suspended, "suspended"),
     (CredentialInactive, "inactive"),
     (CredentialNotFound, "not_found"),
+    (ProviderOutcomeUnknown, "outcome_unknown"),
     (TemporarilyUnavailable, "unavailable"),
 )
 

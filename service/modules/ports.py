@@ -329,3 +329,7 @@ class ProviderRegistry(Protocol):
     def __getitem__(self, credential_type: str) -> Provider:
         """Raises InvalidInput, which lists the known types."""
         ...
+
+    def __contains__(self, credential_type: object) -> bool:
+        """Whether there is one."""
+        ...

@@ -1,8 +1,10 @@
 """Calls to a provider with a credential that the caller never sees: authorised and recorded, sent once, passed back."""
 
+import asyncio
 import logging
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -35,6 +37,7 @@ from service.modules.suspects import Suspects
 from service.modules.uses_under_way import UsesUnderWay
 
 _log = logging.getLogger(__name__)
+_RECORDING_SECONDS = 3.0
 
 OUTCOMES: tuple[tuple[type[Exception], str], ...] = (
     (Busy, "busy"),
@@ -77,7 +80,7 @@ class Proxy:
     role may call, all before the credential is decrypted; the pair is wiped as soon as the request's head is written,
     before any of the answer is passed on; the provider is asked once; an answer is ended for the caller only if it came
     whole; a call ends when its caller hangs up, when its clocks run out, and when whose it is is suspended, which is a
-    second event.
+    second event, as it is when its process stops.
     Does not: retry; look into bodies; undo what a call that was cut off had sent.
     """
 
@@ -150,7 +153,9 @@ class Proxy:
 
         def accept(credential: Credential) -> None:
             nonlocal base_url
-            counted.provider = credential.credential_type
+            # What the row says has not been checked by now, and no text of a row's may become a label.
+            if credential.credential_type in self._providers:
+                counted.provider = credential.credential_type
             self._rules.check(access.actor.partition(":")[0], call.method, call.path)
             provider = self._providers[credential.credential_type]
             try:
@@ -193,6 +198,13 @@ class Proxy:
                 if isinstance(error, CredentialDenied):
                     await self._opener.record_failure(access, credential, action, error)
                 failure = _failure(error, hung_up=clock.hung_up, may_be_done=key.given and not call.is_read)
+            except asyncio.CancelledError:
+                # By whoever stops this process, who waits for it a little.
+                may_be_done = key.given and not call.is_read
+                await self._record_cut(
+                    access, credential, action, ProviderOutcomeUnknown() if may_be_done else ProviderUnavailable()
+                )
+                raise
             else:
                 counted.outcome = f"{answer.status // 100}xx"
                 return
@@ -201,6 +213,13 @@ class Proxy:
             raise failure
         finally:
             del failure
+
+    async def _record_cut(
+        self, access: OwnerAccess, credential: Credential, action: Action, error: CredentialsError
+    ) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RECORDING_SECONDS):
+                await self._opener.record_failure(access, credential, action, error)
 
     async def _note(
         self, access: OwnerAccess, credential: Credential, provider: Provider, status: int, path: str

@@ -3,6 +3,7 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
+from service.measures import MOST_SERIES, Spread, Tally
 from tests.unit.fake_runtime import Part, client_of
 
 
@@ -24,3 +25,14 @@ async def test_metrics_say_what_is_in_force_here() -> None:
 
 def test_two_applications_share_no_metrics() -> None:
     assert create_app().state.metrics is not create_app().state.metrics
+
+
+def test_a_label_that_anybody_could_choose_would_still_fill_no_memory() -> None:
+    tally, spread = Tally(), Spread((1.0,))
+    for at in range(3 * MOST_SERIES):
+        tally.add((f"x{at}", "word"))
+        spread.note((f"x{at}",), 0.5)
+    assert len(tally.counts) == len(spread.kept) == MOST_SERIES + 1
+    assert tally.counts["other", "other"] == spread.kept["other",][0][0] == 2 * MOST_SERIES
+    tally.add(("x0", "word"))
+    assert tally.counts["x0", "word"] == 2

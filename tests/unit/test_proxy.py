@@ -1,5 +1,6 @@
 """A proxied call's order: accepted, opened, the keys given once and wiped, sent, judged, passed back."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from service.errors import (
     ProviderUnavailable,
     ProxyRefused,
 )
+from service.measures import Measures
 from service.memory.plaintext import Plaintext
 from service.modules.open_batches import Opened
 from service.modules.proxy import Proxy, ProxyLimits
@@ -38,10 +40,12 @@ class Around:
         self.status = 200
         self.pieces: list[bytes | Exception] = [b"one", b"two"]
         self.unsent: Exception | None = None
-        self.lost: Exception | None = None
+        self.lost: BaseException | None = None
         self.trouble: Exception | None = None
         self.noting: Exception | None = None
         self.has_body = False
+        self.credential = CREDENTIAL
+        self.measures = Measures()
         limits = ProxyLimits(at_once=2, at_once_user=2, at_once_caller=2, idle_seconds=30, call_seconds=30)
         provider = SimpleNamespace(
             base_url=self._base_url,
@@ -49,7 +53,7 @@ class Around:
             refuses_keys=lambda status: status == 401,
             accepts_keys=lambda status, _path: status == 200,
         )
-        parts: list[Any] = [self, {"alpaca": provider}, self, ProxyRules({}), self, self, limits]
+        parts: list[Any] = [self, {"alpaca": provider}, self, ProxyRules({}), self, self, limits, self.measures]
         self.proxy = Proxy(*parts)
 
     async def call(self, method: str = "GET", query: str = "") -> None:
@@ -69,9 +73,9 @@ class Around:
     # --- the opener's
 
     async def open(self, _access: Any, _id: Any, *, action: Any, accept: Callable[[Any], None]) -> Opened:
-        accept(CREDENTIAL)
+        accept(self.credential)
         self.done.append(str(action))
-        return Opened(CREDENTIAL, self.pair)
+        return Opened(self.credential, self.pair)
 
     async def record_failure(self, _access: Any, _credential: Any, action: Any, error: Exception) -> None:
         self.done.append(("failed", str(action), type(error)))
@@ -230,3 +234,23 @@ async def test_a_caller_who_is_gone_is_not_called_for() -> None:
         await around.call("POST")
     assert around.done == ["trade"]
     assert not any(around.pair.reveal())
+
+
+async def test_no_text_of_a_rows_becomes_a_label() -> None:
+    around = Around()
+    around.credential = SimpleNamespace(**{**vars(CREDENTIAL), "credential_type": 'x"} 1\nforged{a="b'})
+    with pytest.raises(KeyError):  # the real registry's is an InvalidInput
+        await around.call()
+    assert {provider for provider, _ in around.measures.proxy_calls.counts} == {"none"}
+
+
+@pytest.mark.parametrize(("method", "failure"), [("GET", ProviderUnavailable), ("POST", ProviderOutcomeUnknown)])
+async def test_a_call_that_is_cut_because_its_process_stops_is_recorded_as_failed(
+    method: str, failure: type[Exception]
+) -> None:
+    around = Around()
+    around.lost = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await around.call(method)
+    action = "proxy" if method == "GET" else "trade"
+    assert around.done[-1] == ("failed", action, failure)
