@@ -20,6 +20,7 @@ from service.errors import ConfigurationError
 _log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10
+_CLEAN_UP_SECONDS = 5.0
 _IDLE_SECONDS = 30
 _MAX_CONCURRENT = 1000
 _SLICE = 4096
@@ -239,9 +240,10 @@ class Server(uvicorn.Server):
 
     SIGTERM: `when_leaving` is called, and for `drain_seconds` requests are taken as before, so that whoever sends them
     (a load balancer that asks `/readyz`) can notice; each answer says `Connection: close`. Then nothing is accepted any
-    more, and what is under way ends, within the configuration's grace. A second SIGTERM, or SIGINT at any time, ends
-    the draining at once, and nothing else. Without a signal (`should_exit`) nothing is drained, nor is it where the
-    service has not started.
+    more, and what is under way ends, within the configuration's grace; what doesn't is cancelled, and has 5 s to note
+    that it was. Only then is the application shut down, whatever signals have come: a second SIGTERM, or SIGINT at any
+    time, ends the draining at once, a second SIGINT the grace as well, and neither anything else. Without a signal
+    (`should_exit`) nothing is drained, nor is it where the service has not started.
     """
 
     def __init__(
@@ -258,6 +260,9 @@ class Server(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._when_leaving = when_leaving
         self._drains = False
+        self._waits = True
+        # uvicorn would shut the application down in the moment in which it cancels.
+        self._grace, settings.timeout_graceful_shutdown = settings.timeout_graceful_shutdown, None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Opens what the application needs, then listens."""
@@ -265,10 +270,14 @@ class Server(uvicorn.Server):
         if self.started and self._when_ready is not None:
             self._when_ready()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
         """A signal to stop."""
         self._drains = sig == signal.SIGTERM and not self.should_exit
-        super().handle_exit(sig, frame)
+        if sig == signal.SIGINT and sig in self._captured_signals:
+            self._waits = False
+        # Not uvicorn's, by which a SIGINT after another signal leaves out that the application is shut down.
+        self.should_exit = True
+        self._captured_signals.append(sig)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drains, then stops."""
@@ -280,6 +289,26 @@ class Server(uvicorn.Server):
                 connection.leave()
         await self._drain()
         await super().shutdown(sockets)
+
+    async def _wait_tasks_to_complete(self) -> None:
+        """As uvicorn's, within the grace; what is cut then is waited for too."""
+        ending = asyncio.create_task(super()._wait_tasks_to_complete())
+        until = None if self._grace is None else time.monotonic() + self._grace
+        while self._waits and (until is None or time.monotonic() < until):
+            done, _ = await asyncio.wait({ending}, timeout=0.1)
+            if done:
+                await ending
+                return
+        ending.cancel()
+        cut = list(self.server_state.tasks)
+        if not cut:
+            return
+        _log.warning("requests under way are cut", extra={"count": len(cut)})
+        for each in cut:
+            each.cancel()
+        _, left = await asyncio.wait(cut, timeout=_CLEAN_UP_SECONDS)
+        if left:
+            _log.warning("requests that were cut have not ended", extra={"count": len(left)})
 
     async def _drain(self) -> None:
         if not self._drains:

@@ -18,9 +18,11 @@ from tests.doubles.scripted_server import ScriptedServer
 from tests.doubles.streams import Streamed
 from tests.faults.replica import Replica
 from tests.faults.world import Echo
+from tests.proxying import ORDER, events
 from tests.rest import Headers, new_body, stored
 from tests.stored import some_user
 from tests.support import Stack
+from tests.written import Connection
 from tests.zeroing.processes import scan
 
 pytestmark = pytest.mark.timeout(600)
@@ -127,7 +129,7 @@ async def test_what_is_under_way_ends_and_then_the_vault_token_is_revoked(
 
 
 async def test_a_call_that_goes_on_beyond_the_grace_is_cut_and_the_rest_is_done_in_order(
-    stack: Stack, bearer: Bearer, own_login: dict[str, str], tmp_path: Path
+    stack: Stack, bearer: Bearer, own_login: dict[str, str], tmp_path: Path, owner_conn: Connection
 ) -> None:
     headers, streamed = bearer("user", some_user()), Streamed()
     async with (
@@ -139,11 +141,40 @@ async def test_a_call_that_goes_on_beyond_the_grace_is_cut_and_the_rest_is_done_
     ):
         made = await stored(client, headers)
         provider.script(streamed)
-        async with client.stream("GET", f"/v1/credentials/{made['id']}/{QUOTES}") as answer:
+        async with client.stream("POST", f"/v1/credentials/{made['id']}/proxy/v2/orders", json=ORDER) as answer:
             it.signal(signal.SIGTERM)
             with pytest.raises(httpx.RemoteProtocolError):  # never as if it were whole
                 await answer.aread()
         assert await it.ended() == -signal.SIGTERM
+    assert tokens(stack) == 0
+    # What was cut had the time to say so before Postgres was closed.
+    assert await events(owner_conn, made["id"]) == [("trade", "granted", None), ("trade", "failed", "outcome_unknown")]
+
+
+async def test_sigint_after_sigterm_waits_for_what_is_under_way_and_revokes_the_token(
+    stack: Stack, bearer: Bearer, own_login: dict[str, str], tmp_path: Path
+) -> None:
+    headers, streamed = bearer("user", some_user()), Streamed()
+    async with (
+        Echo() as provider,
+        replica(
+            stack, provider, own_login, tmp_path, CREDENTIALS_DRAIN_SECONDS="300", CREDENTIALS_GRACE_SECONDS="60"
+        ) as it,
+        client_of(it, headers) as client,
+    ):
+        made = await stored(client, headers)
+        provider.script(streamed)
+        async with client.stream("GET", f"/v1/credentials/{made['id']}/{QUOTES}") as answer:
+            pieces = answer.aiter_raw()
+            await streamed.send(b"one")
+            assert await anext(pieces) == b"one"
+            it.signal(signal.SIGTERM)
+            it.signal(signal.SIGINT)  # ends the draining
+            await is_closed(it)
+            await streamed.send(b"two")
+            streamed.end()
+            assert [piece async for piece in pieces] == [b"two"]
+        await it.ended()
     assert tokens(stack) == 0
 
 
