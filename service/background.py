@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
+from service.correlation import start_alone
 from service.exception_location import exception_location
 from service.modules.reconciliation import Reconciler, ReconciliationReport
 from service.modules.state_watch import StateWatch
@@ -30,7 +31,7 @@ async def repeating(name: str, interval: float, work: Callable[[], Awaitable[Non
                 _log.warning("%s failed", name, extra={"exception": exception_location(error)})
             await asyncio.sleep(interval)
 
-    task = asyncio.create_task(loop(), name=name)
+    task = start_alone(loop(), name)
     try:
         yield
     finally:

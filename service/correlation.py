@@ -6,16 +6,19 @@ requests' log lines names; what Vault is asked for one request alone carries tha
 random hexadecimal, safe to log and to send.
 """
 
+import asyncio
 import re
-from collections.abc import Iterable, Mapping
-from contextvars import ContextVar, Token
+from collections.abc import Coroutine, Iterable, Mapping
+from contextvars import Context, ContextVar, Token
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 REQUEST_HEADER = "X-Request-Id"
 TRACE_HEADER = "Traceparent"
 """Vault logs both in the clear, as `vault-policies/provisioning.json` has it."""
+
+_Result = TypeVar("_Result")
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _MAX_BATCHES = 16
@@ -91,3 +94,10 @@ def vault_headers() -> Mapping[str, str]:
     if found.trace is None:
         return {REQUEST_HEADER: found.request_id}
     return {REQUEST_HEADER: found.request_id, TRACE_HEADER: str(found.trace)}
+
+
+def start_alone(work: Coroutine[Any, Any, _Result], name: str) -> asyncio.Task[_Result]:
+    """Starts a task that is no request's: one that goes on for others would log, and ask Vault, under the id and in the
+    trace of whoever happened to start it.
+    """
+    return asyncio.create_task(work, name=name, context=Context())

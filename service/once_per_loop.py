@@ -5,6 +5,8 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Generic, TypeVar
 
+from service.correlation import start_alone
+
 _Held = TypeVar("_Held")
 
 
@@ -28,7 +30,7 @@ class OncePerLoop(Generic[_Held]):
             for ended in [other for other in self._held if other.is_closed()]:
                 del self._held[ended]
             opened: asyncio.Future[_Held] = loop.create_future()
-            self._held[loop] = loop.create_task(self._hold(opened), name="vault-credentials"), opened
+            self._held[loop] = start_alone(self._hold(opened), "vault-credentials"), opened
         # Shielded: a caller that gives up must not take it from the others.
         return await asyncio.shield(self._held[loop][1])
 

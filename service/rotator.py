@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
 
+from service.correlation import start_alone
 from service.http_clients import vault_client
 from service.modules.event_sealer import EventSealer
 from service.modules.job_runner import JobRunner
@@ -128,7 +129,7 @@ async def rotating(settings: Settings) -> AsyncIterator[None]:
     `settings` and what is raised are those of `Rotator.open`.
     """
     async with Rotator.open(settings) as rotator:
-        task = asyncio.create_task(rotator.run(), name="rotator")
+        task = start_alone(rotator.run(), "rotator")
         try:
             yield
         finally:

@@ -15,6 +15,7 @@ import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from service.correlation import start_alone
 from service.errors import IssuerUnavailable
 from service.http_clients import read_limited
 
@@ -118,7 +119,7 @@ class IssuerKeys:
     def _start_fetch(self) -> asyncio.Task[None]:
         if self._fetching is None:
             self._tried_at = self._clock()
-            self._fetching = asyncio.create_task(self._fetch(), name="issuer-keys")
+            self._fetching = start_alone(self._fetch(), "issuer-keys")
             self._fetching.add_done_callback(self._fetch_ended)
         return self._fetching
 

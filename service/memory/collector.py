@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.correlation import start_alone
 from service.memory.zeroing import wipe_stack
 
 _SHARE = 0.04
@@ -51,7 +52,7 @@ class Collector:
         gc.collect()
         gc.freeze()
         self._loop = asyncio.get_running_loop()
-        timer = asyncio.create_task(self._on_timer(), name="garbage collection")
+        timer = start_alone(self._on_timer(), "garbage collection")
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from uuid import UUID
 
+from service.correlation import start_alone
 from service.errors import CasMismatch, InstallationMismatch
 from service.exception_location import exception_location
 from service.modules.event_chain import (
@@ -56,7 +57,7 @@ class EventSealer:
     @asynccontextmanager
     async def running(self, interval: float) -> AsyncIterator[None]:
         """Seals every `interval` seconds for as long as the block lasts, whatever goes wrong meanwhile."""
-        task = asyncio.create_task(self._loop(interval), name="sealing")
+        task = start_alone(self._loop(interval), "sealing")
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from uuid import UUID
 
+from service.correlation import start_alone
 from service.errors import CredentialsError
 from service.modules.ports import CredentialStore
 
@@ -38,7 +39,7 @@ class UsageRecorder:
         self._noted[credential_id] = now
         self._waiting.add(credential_id)
         if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush_soon(), name="usage")
+            self._flusher = start_alone(self._flush_soon(), "usage")
 
     async def _flush_soon(self) -> None:
         await asyncio.sleep(_GATHER)

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID
 
+from service.correlation import start_alone
 from service.errors import CredentialInactive, CredentialsError, DatabaseUnavailable, Suspended, again
 from service.exception_location import exception_location
 from service.modules.control_ports import ControlStore, Suspendable
@@ -85,7 +86,7 @@ class UsesUnderWay:
         )
         self._uses.add(use)
         if self._watching is None or self._watching.done():
-            self._watching = asyncio.create_task(self._watch(), name="uses under way")
+            self._watching = start_alone(self._watch(), "uses under way")
         try:
             if time.monotonic() - self._cut < _ASKED_AT_ENTRY:
                 # It may have been granted before that suspension, which cut only what was here by then.

@@ -17,6 +17,7 @@ from typing import Any, Self
 import httpx
 from pydantic import SecretStr
 
+from service.correlation import start_alone
 from service.errors import (
     ConfigurationError,
     CredentialsError,
@@ -128,7 +129,7 @@ class VaultSession:
         if self._token is not instead_of and time.monotonic() < self._expires_at:
             return  # somebody else's login has ended meanwhile
         if self._login is None or self._login.done():
-            self._login = asyncio.create_task(self._log_in_once(), name="vault-login")
+            self._login = start_alone(self._log_in_once(), "vault-login")
             self._login.add_done_callback(_retrieved)
         # Shielded: a caller that gives up must not take the login from the others.
         await asyncio.shield(self._login)
@@ -145,7 +146,7 @@ class VaultSession:
         self._logged_in_at = self._since
         _log.info("logged in to Vault", extra={"lease_seconds": self._lease})
         if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._keep(), name="vault-token")
+            self._keeper = start_alone(self._keep(), "vault-token")
 
     async def _credentials(self, mount: str) -> dict[str, str]:
         settings = self._settings

@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -120,3 +122,31 @@ async def test_what_waits_in_a_queue_is_worked_on_as_for_who_asked(request_of_mi
     asked = ["a", None, "b"]
     assert await asyncio.gather(*(asyncio.create_task(ask(each)) for each in asked)) == asked
     await queue.aclose()
+
+
+async def test_what_goes_on_for_others_is_not_of_the_request_that_started_it(request_of_mine: Correlation) -> None:
+    async def found() -> Correlation | None:
+        return correlation.current()
+
+    assert await asyncio.create_task(found()) is request_of_mine
+    assert await correlation.start_alone(found(), "background") is None
+
+
+# Tasks of whoever starts them: no group's outlives its block.
+OF_THEIR_STARTERS = {
+    "api/proxy_caller.py": "reads what the caller sends, for as long as the call lasts",
+    "correlation.py": "start_alone",
+    "modules/ciphertext_cache.py": "one read, under the id of the first who waits for it, as docs/watching.md has it",
+    "modules/open_batches.py": "of the batch, which has a context of its own, or of one caller's own opening",
+    "server.py": "the process's end",
+}
+
+
+def test_every_other_task_starts_alone() -> None:
+    service = Path(correlation.__file__).parent
+    starting = {
+        path.relative_to(service).as_posix()
+        for path in service.rglob("*.py")
+        if re.search(r"(?<!group)\.(create_task|ensure_future)\(", path.read_text())
+    }
+    assert starting == OF_THEIR_STARTERS.keys()
