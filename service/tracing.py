@@ -3,7 +3,8 @@
 Off by default, and without the packages: then a span is nothing. On, a span has a name of fixed words, and attributes
 of a fixed list whose values are numbers, or words and ids of ours: no URL, query, header, body, user or credential has
 a way into one. Of an exception it has the class alone. Nothing else is instrumented, and the exporter, which sends from
-a thread of its own, has spans and nothing of a request. Configured by `OTEL_*`
+a thread of its own, has spans and nothing of a request. A caller, who nobody has authenticated by then, says which
+trace its request is in, and nothing of whether that is recorded. Configured by `OTEL_*`
 (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
 """
 
@@ -18,6 +19,7 @@ from service.correlation import Correlation, TraceContext
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.sdk.trace.sampling import Sampler
     from opentelemetry.trace import SpanContext
 
 _log = logging.getLogger(__name__)
@@ -85,7 +87,9 @@ def span(name: str) -> AbstractContextManager[Span]:
 
 
 def request_span(request: Correlation, method: str) -> AbstractContextManager[Span]:
-    """A request that is answered, in its caller's trace if it has one. `request.trace` becomes its own place in it."""
+    """A request that is answered, in its caller's trace if it has one. `request.trace` becomes its own place in it, its
+    flag our decision and no more the caller's.
+    """
     return _OFF if _tracer is None else _request_span(request, method)
 
 
@@ -100,7 +104,7 @@ def batch_span(name: str, requests: Sequence[Correlation | None]) -> AbstractCon
 
 @contextmanager
 def _request_span(request: Correlation, method: str) -> Iterator[Span]:
-    with _started(method, "SERVER", parent=request.trace) as started:
+    with _started(method, "SERVER", parent=request.trace, parent_is_ours=False) as started:
         request.trace = started.place
         started.note("credentials.request_id", request.request_id)
         try:
@@ -116,12 +120,16 @@ def _started(
     kind: str,
     *,
     parent: TraceContext | None = None,
+    parent_is_ours: bool = True,
     links: Sequence[TraceContext] = (),
     items: int | None = None,
 ) -> Iterator[Span]:
     from opentelemetry import trace
 
-    context = None if parent is None else trace.set_span_in_context(trace.NonRecordingSpan(_context(parent)))
+    context = None
+    if parent is not None:
+        place = _context(parent, is_remote=not parent_is_ours)
+        context = trace.set_span_in_context(trace.NonRecordingSpan(place))
     with _tracer.start_as_current_span(
         name,
         context,
@@ -141,11 +149,37 @@ def _started(
             raise
 
 
-def _context(place: TraceContext) -> "SpanContext":
+def _context(place: TraceContext, *, is_remote: bool = False) -> "SpanContext":
     from opentelemetry import trace
 
     flags = trace.TraceFlags(int(place.flags, 16) & trace.TraceFlags.SAMPLED)
-    return trace.SpanContext(int(place.trace_id, 16), int(place.span_id, 16), is_remote=True, trace_flags=flags)
+    return trace.SpanContext(int(place.trace_id, 16), int(place.span_id, 16), is_remote=is_remote, trace_flags=flags)
+
+
+def _deciding_itself(sampler: "Sampler") -> "Sampler":
+    """The sampler, which sees of a trace that somebody else began neither the flag nor the id: whoever may choose
+    either, before they are authenticated, could have everything recorded, or nothing. What it decides of a request, it
+    decides for all of it.
+    """
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+    from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, SamplingResult
+
+    ids, whole = RandomIdGenerator(), ParentBased(sampler)
+
+    class Deciding(Sampler):
+        def should_sample(
+            self, parent_context: Context | None, trace_id: int, *args: Any, **named: Any
+        ) -> SamplingResult:
+            if trace.get_current_span(parent_context).get_span_context().is_remote:
+                parent_context, trace_id = Context(), ids.generate_trace_id()
+            return whole.should_sample(parent_context, trace_id, *args, **named)
+
+        def get_description(self) -> str:
+            return "decided here"
+
+    return Deciding()
 
 
 @contextmanager
@@ -157,6 +191,7 @@ def recording(processor: "SpanProcessor") -> Iterator[None]:
     global _tracer  # noqa: PLW0603 - a process records spans or it doesn't
     named = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "vault-credentials"}
     provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
+    provider.sampler = _deciding_itself(provider.sampler)  # the one that OTEL_TRACES_SAMPLER names
     provider.add_span_processor(processor)
     before, _tracer = _tracer, provider.get_tracer("vault-credentials")
     try:

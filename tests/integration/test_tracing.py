@@ -91,6 +91,60 @@ async def test_a_batch_of_several_is_a_trace_of_its_own_linked_to_theirs(
     assert trace_of(statement) == trace_of(batch)
 
 
+def asked_with(flags: str, trace_id: str) -> TraceContext:
+    """A request with this in its `traceparent`, that opens something. Returns the place that it passes on."""
+    request = Correlation("a" * 32, TraceContext(trace_id, SPAN, flags))
+    with tracing.request_span(request, "GET"):
+        assert request.trace is not None
+        with tracing.batch_span("opens", [request]), tracing.span("vault decrypt"):
+            pass
+    return request.trace
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "recorded"),
+    [
+        (None, "", True),
+        ("parentbased_always_on", "", True),
+        ("parentbased_always_off", "", False),
+        ("always_on", "", True),
+        ("always_off", "", False),
+        ("parentbased_traceidratio", "0", False),
+        ("traceidratio", "1", True),
+    ],
+)
+@pytest.mark.parametrize("flags", ["00", "01"])
+def test_a_caller_does_not_decide_whether_its_request_is_recorded(
+    sampler: str | None, argument: str, recorded: bool, flags: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OTEL_TRACES_SAMPLER", raising=False)
+    if sampler is not None:
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
+    exporter = InMemorySpanExporter()
+    with tracing.recording(SimpleSpanProcessor(exporter)):
+        place = asked_with(flags, TRACE)
+    # All of it or nothing, in the caller's trace, and whoever is asked next is told what was decided here.
+    assert [each.name for each in exporter.get_finished_spans()] == (
+        ["vault decrypt", "batch opens", "GET"] if recorded else []
+    )
+    assert (place.trace_id, place.flags) == (TRACE, "01" if recorded else "00")
+    assert {trace_of(each) for each in exporter.get_finished_spans()} <= {TRACE}
+
+
+@pytest.mark.parametrize("trace_id", [f"{1:032x}", "f" * 32])
+@pytest.mark.parametrize("sampler", ["traceidratio", "parentbased_traceidratio"])
+def test_nor_by_the_trace_id_that_it_chooses(sampler: str, trace_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sampler of a ratio looks at the id's last 8 bytes: the least is always recorded, the greatest never."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.5")
+    exporter = InMemorySpanExporter()
+    with tracing.recording(SimpleSpanProcessor(exporter)):
+        decided = [asked_with("01", trace_id).flags for _ in range(64)]
+    assert set(decided) == {"00", "01"}
+    assert len(exporter.get_finished_spans()) == 3 * decided.count("01")
+
+
 async def test_nothing_of_anybodys_is_in_a_span(stack: Stack, bearer: Bearer, spans: InMemorySpanExporter) -> None:
     user_id = some_user("trader")
     async with proxied(stack, bearer) as service:
