@@ -93,3 +93,12 @@ def test_a_runbook_says_how_it_begins_and_when_it_is_over(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for part in ("**Signs.**", "**It is over when**"):
         assert text.count(part) == 1
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name.startswith("runbook")], ids=lambda page: page.name)
+def test_a_runbook_takes_no_version_for_granted_and_shows_no_secret_id(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"--below \d", text)
+    for line in re.findall(r"\$ (.*vault write\b.*/secret-id\b(?!-).*)", text):
+        assert "-field=secret_id" in line
+        assert re.search(r"umask 077;.*>", line)
