@@ -15,7 +15,8 @@ ENV UV_PYTHON_DOWNLOADS=never \
     UV_PROJECT_ENVIRONMENT=/opt/vault-credentials \
     UV_LINK_MODE=copy \
     UV_NO_CACHE=1 \
-    UV_SYSTEM_CERTS=true
+    UV_SYSTEM_CERTS=true \
+    PYTHONSAFEPATH=1
 COPY pyproject.toml uv.lock ./
 COPY scripts/unpack_uv.py scripts/
 # uv, and with it each package, by the SHA-256 that uv.lock has.
@@ -49,11 +50,15 @@ RUN groupadd --system --gid 10001 credentials \
     && install -d -o 10001 -g 10001 -m 0750 vault-tls postgres
 COPY --from=build /opt/vault-credentials /opt/vault-credentials
 # Nothing secret is to be given this way: `docker inspect` shows it. CREDENTIALS_SETTINGS_DIR takes it as files.
+# PYTHONSAFEPATH: `python -m` looks for modules in the working folder first, else; whoever may write there, or in a volume
+# that is mounted there under a module's name, would have their code run.
 ENV PATH=/opt/vault-credentials/bin:$PATH \
+    PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     CREDENTIALS_ZEROING_SHIM=/opt/vault-credentials/lib/zero_on_free.so \
     CREDENTIALS_HOST=0.0.0.0
-WORKDIR /var/lib/vault-credentials
+# Root's, not the user's.
+WORKDIR /
 USER 10001:10001
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-m", "service.probe", "healthz"]

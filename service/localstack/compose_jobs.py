@@ -6,6 +6,7 @@ worker need to log in. `token` prints a token for trying it out.
 
 FOR ONE MACHINE ONLY. The volume `keys` holds the unseal key and the root token of this Vault and the password of the
 tables' owner; no container but `provision`'s has it. Whoever reads Docker's volumes on this machine has it all.
+The process that holds them wipes freed memory, writes no core dump and is closed to debuggers, as the service is.
 
 Each volume is a folder here, and each reader has its own: Vault's container sees its certificate and nothing else,
 Postgres' its password, the service its settings.
@@ -32,6 +33,7 @@ from service.localstack.stack import ROTATOR_ROLE, RUNTIME_ROLE, database_login
 from service.localstack.state_dir import StateDir
 from service.localstack.vault_admin import VaultAdmin
 from service.localstack.vault_server import opened
+from service.memory.hardening import harden
 from service.postgres.migrate import installation_id, migrate
 from service.providers.registry import credential_types
 from service.settings import load_provider_settings
@@ -187,6 +189,7 @@ def _say(line: str) -> None:
 def main() -> None:
     """Exit status 2: something given is wrong; 1: it did not work."""
     try:
+        harden("job")  # here, not in the commands: no secret is in memory yet
         app()
     except CredentialsError as error:
         _say(f"{Path(sys.argv[0]).stem}: {error}")

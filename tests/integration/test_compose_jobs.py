@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +20,7 @@ from service.localstack.postgres_server import running_postgres
 from service.localstack.state_dir import StateDir, free_port
 from service.localstack.vault_admin import VaultAdmin
 from service.localstack.vault_binary import VaultProgram
+from service.memory.shim import glibc_version
 from service.probe import is_well
 from service.settings import Settings, load_settings
 from tests.conftest import backend
@@ -127,3 +130,65 @@ def test_the_probe_tells_whether_the_service_answers(server: str) -> None:
     assert is_well("readyz", port)
     assert not is_well("nothing-there", port)
     assert not is_well("healthz", free_port())
+
+
+@pytest.fixture
+def decoy(tmp_path: Path) -> Path:
+    """A folder with a package of our name, as the folder of the volumes is: `service` is a mount in it."""
+    package = tmp_path / "service"
+    (package / "localstack").mkdir(parents=True)
+    for name in ("__init__", "probe", "localstack/__init__", "localstack/compose_jobs"):
+        (package / f"{name}.py").write_text("print('not ours')\nraise SystemExit(0)\n")
+    return tmp_path
+
+
+def run_module(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """`python -m`, as the image runs it, from this folder."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_in_the_image_no_module_is_taken_from_the_working_folder(decoy: Path, server: str) -> None:
+    assert run_module(decoy, "service.probe").stdout == "not ours\n"  # what would be, without the image's variable
+    ports = {"well": str(urlsplit(server).port), "nobody's": str(free_port())}
+    status = {
+        name: run_module(decoy, "service.probe", PYTHONSAFEPATH="1", CREDENTIALS_PORT=port).returncode
+        for name, port in ports.items()
+    }
+    assert status == {"well": 0, "nobody's": 1}
+    # It starts itself anew, and is as safe then.
+    job = run_module(decoy, "service.localstack.compose_jobs", "--help", PYTHONSAFEPATH="1")
+    assert job.returncode == 0
+    assert "provision" in job.stdout
+    assert "not ours" not in job.stdout
+
+
+@pytest.mark.skipif(glibc_version() is None, reason="for glibc alone")
+def test_the_jobs_wipe_what_they_free_and_leave_nothing_to_debuggers_and_core_dumps(decoy: Path) -> None:
+    program = """
+import dataclasses, json, os, resource, sys
+from service.localstack import compose_jobs
+from service.memory.zeroing import in_force
+compose_jobs.app = lambda: print(json.dumps([
+    dataclasses.asdict(in_force()), resource.getrlimit(resource.RLIMIT_CORE), sys.flags.safe_path, dict(os.environ)]))
+compose_jobs.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=decoy,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    zeroing, core, is_safe, environment = json.loads(done.stdout)
+    assert zeroing["mode"] != "none"
+    assert (zeroing["dumpable"], core, is_safe) == (False, [0, 0], True)
+    assert "zero_on_free" not in environment.get("LD_PRELOAD", "")  # of no use to what it starts

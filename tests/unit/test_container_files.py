@@ -123,6 +123,19 @@ def test_servers_are_checked_and_waited_for() -> None:
     assert re.search(r"^HEALTHCHECK .+ CMD \[.*service\.probe", FINAL_STAGE, re.MULTILINE)
 
 
+def test_the_service_has_time_to_end_what_is_under_way_before_docker_kills_it() -> None:
+    takes = sum(Settings.model_fields[name].default for name in ("drain_seconds", "grace_seconds"))
+    assert takes > 0
+    for name in ("service", "worker"):
+        seconds = re.fullmatch(r"(\d+)s", SERVICES[name]["stop_grace_period"])
+        assert seconds
+        assert int(seconds[1]) >= takes + 10  # closing the connections, on a machine that is busy
+        for variable in ("CREDENTIALS_DRAIN_SECONDS", "CREDENTIALS_GRACE_SECONDS"):
+            assert variable not in SERVICES[name]["environment"], "count it in above"
+            assert f"`{variable}`" in DOCS
+    assert "STOPSIGNAL" not in DOCKERFILE  # SIGTERM
+
+
 def test_the_unseal_key_is_in_a_volume_that_one_job_alone_has() -> None:
     assert [name for name in SERVICES if "keys" in mounts(name)] == ["provision"]
 
@@ -164,6 +177,20 @@ def test_memory_is_wiped_in_the_image() -> None:
     assert f"install -m 0644 {{}} {shim[1]}" in DOCKERFILE
     assert not re.search(r"CREDENTIALS_(ZEROING|DUMPABLE)=", DOCKERFILE)
     assert not any("CREDENTIALS_ZEROING" in str(service.get("environment")) for service in SERVICES.values())
+
+
+def test_nothing_in_the_working_folder_or_in_a_volume_is_taken_for_a_module() -> None:
+    for stage in DOCKERFILE.split("\nFROM ")[1:]:
+        assert re.search(r"^(ENV|   ) .*\bPYTHONSAFEPATH=1\b", stage, re.MULTILINE)
+    assert re.findall(r"^WORKDIR (.+)$", FINAL_STAGE, re.MULTILINE) == ["/"]
+    for service in SERVICES.values():
+        assert "working_dir" not in service
+        assert not any(name.startswith("PYTHON") for name in service.get("environment", {}))
+
+
+@services
+def test_no_container_writes_a_core_dump(name: str) -> None:
+    assert SERVICES[name]["ulimits"]["core"] == 0
 
 
 def test_no_compiler_and_no_checkout_is_in_the_image() -> None:
