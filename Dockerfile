@@ -19,13 +19,14 @@ ENV UV_PYTHON_DOWNLOADS=never \
     PYTHONSAFEPATH=1
 COPY pyproject.toml uv.lock ./
 COPY scripts/unpack_uv.py scripts/
-# uv, and with it each package, by the SHA-256 that uv.lock has.
+# uv, and with it each package, by the SHA-256 that uv.lock has. So are those that build ours, which go again after that.
 RUN python scripts/unpack_uv.py /uv \
-    && /uv/bin/uv sync --frozen --no-default-groups --no-install-project
+    && /uv/bin/uv sync --frozen --no-default-groups --group build --no-install-project
 COPY README.md LICENSE ./
 COPY vault-policies vault-policies
 COPY service service
-RUN /uv/bin/uv sync --frozen --no-default-groups --no-editable
+RUN /uv/bin/uv sync --frozen --no-default-groups --group build --no-editable --no-build-isolation-package vault-credentials \
+    && /uv/bin/uv sync --frozen --no-default-groups --no-editable
 # What is installed, as CycloneDX: the packages of the lock, each with its hashes and what it needs.
 RUN /uv/bin/uv export --frozen --no-default-groups --preview-features sbom-export --format cyclonedx1.5 \
     --output-file /opt/vault-credentials/sbom.cdx.json --quiet

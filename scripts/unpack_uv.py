@@ -1,6 +1,8 @@
-"""Gets uv where Python has neither venv nor pip to get it with (Debian's bare python3), by the standard library alone.
+"""Gets the uv of uv.lock, its SHA-256 checked, by the standard library alone.
 
-The wheel's address and SHA-256 are uv.lock's. Usage: unpack_uv.py FOLDER; uv is then at FOLDER/bin/uv.
+unpack_uv.py FOLDER         downloads it from the address in uv.lock; it is then at FOLDER/bin/uv. For where Python
+                            has neither venv nor pip (Debian's bare python3).
+unpack_uv.py --requirement  prints what pip needs to install that uv and no other: its version and wheels' hashes.
 """
 
 import hashlib
@@ -12,6 +14,7 @@ import tomllib
 import urllib.request
 import zipfile
 from pathlib import Path
+from typing import Any
 
 
 def wheel_of_this_machine(wheels: list[dict[str, str]]) -> dict[str, str]:
@@ -26,10 +29,21 @@ def wheel_of_this_machine(wheels: list[dict[str, str]]) -> dict[str, str]:
     sys.exit(f"uv.lock has no uv for {platform.system()} on {platform.machine()}")
 
 
+def locked_uv() -> dict[str, Any]:
+    """What uv.lock says of uv."""
+    lock = tomllib.loads((Path(__file__).parent.parent / "uv.lock").read_text(encoding="utf-8"))
+    return next(each for each in lock["package"] if each["name"] == "uv")
+
+
+def requirement() -> str:
+    """For pip's --require-hashes. Wheels alone: what a source is built with has no hash."""
+    uv = locked_uv()
+    return " ".join((f"uv=={uv['version']}", *(f"--hash={wheel['hash']}" for wheel in uv["wheels"])))
+
+
 def main(folder: Path) -> None:
     """Downloads, checks, unpacks."""
-    lock = tomllib.loads((Path(__file__).parent.parent / "uv.lock").read_text())
-    wheel = wheel_of_this_machine(next(each["wheels"] for each in lock["package"] if each["name"] == "uv"))
+    wheel = wheel_of_this_machine(locked_uv()["wheels"])
     with urllib.request.urlopen(wheel["url"], timeout=120) as answer:  # noqa: S310 - the lockfile's own https address
         content = answer.read()
     if f"sha256:{hashlib.sha256(content).hexdigest()}" != wheel["hash"]:
@@ -43,4 +57,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1:] == ["--requirement"]:
+        print(requirement())
+    else:
+        main(Path(sys.argv[1]))
