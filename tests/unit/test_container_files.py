@@ -53,6 +53,18 @@ def test_the_base_image_is_pinned_and_can_be_another() -> None:
     assert len({SERVICES[name]["image"] for name in OURS}) == 1
 
 
+def test_every_image_can_be_pinned_by_its_digest() -> None:
+    # The variable is the whole reference: with a tag behind it in the file, `name@sha256:…` would be none.
+    pinned = f"registry.test:5000/some/name@sha256:{'0' * 64}"
+    places = [SERVICES[name]["image"] for name in SERVICES] + [SERVICES["service"]["build"]["args"]["PYTHON_IMAGE"]]
+    for place in places:
+        variable, _ = default(place)
+        assert re.sub(r"\$\{" + variable + r":-[^}]*\}", pinned, place) == pinned
+        assert f"`{variable}`" in DOCS
+    assert "docker buildx imagetools inspect" in DOCS
+    assert "@sha256:" in DOCS
+
+
 def test_tests_and_compose_use_the_same_servers() -> None:
     assert default(SERVICES["vault"]["image"])[1] == vault_container.IMAGE
     assert default(SERVICES["postgres"]["image"])[1] == containers.POSTGRES_IMAGE
