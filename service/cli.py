@@ -84,11 +84,16 @@ def serve() -> None:
     from service.observability import configure_logging
     from service.server import serve as serve_app
     from service.settings import load_settings
+    from service.settings_files import log_exposed_files
     from service.tracing import exporting
 
     settings = load_settings()
     configure_logging(settings.log_level)
     application = create_app(settings, collect=True)
+
+    def ready() -> None:
+        log_zeroing(zeroing)
+        log_exposed_files(settings)
 
     def not_ready_any_more() -> None:
         application.state.runtime.readiness.withdraw()
@@ -99,7 +104,7 @@ def serve() -> None:
             application,
             host=settings.host,
             port=settings.port,
-            when_ready=lambda: log_zeroing(zeroing),
+            when_ready=ready,
             when_leaving=not_ready_any_more,
             drain_seconds=settings.drain_seconds,
             grace_seconds=settings.grace_seconds,

@@ -20,6 +20,7 @@ from service.memory.secret_pages import SecretBuffer
 from service.memory.zeroing import Zeroing
 from service.modules.skew_records import SEALS, SEALS_REMEDY, Examined, SkewKind, SkewReport
 from service.settings import load_process_settings, load_settings
+from service.settings_files import exposed_files
 
 _PROBE = """
 import dataclasses, json, sys
@@ -188,8 +189,16 @@ def _connections(*, full: bool) -> Iterator[Finding]:
         return
     from service.composition import Runtime  # here: it is the whole of the service
 
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        yield Finding("settings", Verdict.WRONG, str(error).removeprefix("settings: "))
+        return
+    for exposed in exposed_files(settings):
+        yield Finding(f"file {exposed.variable}", Verdict.WEAKER, exposed.problem)
+
     async def checks() -> list[Finding]:
-        async with Runtime.open(load_settings()) as runtime:
+        async with Runtime.open(settings) as runtime:
             tried = await runtime.readiness.check()
             findings = [Finding(each.name, Verdict.OK if each.ok else Verdict.WRONG, each.detail) for each in tried]
             if not all(each.ok for each in tried if each.blocking):

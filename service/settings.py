@@ -22,7 +22,7 @@ from service.names import name_problem
 from service.setting_types import CONFIG, env
 from service.use_settings import UseSettings
 
-_FOLDER = "CREDENTIALS_SETTINGS_DIR"
+SETTINGS_DIR = "CREDENTIALS_SETTINGS_DIR"
 
 
 class VaultLogin(StrEnum):
@@ -316,9 +316,9 @@ _Loaded = TypeVar("_Loaded", bound=BaseSettings)
 
 
 def _load(kind: type[_Loaded], given: dict[str, Any]) -> _Loaded:
-    folder = os.environ.get(_FOLDER) or None
+    folder = os.environ.get(SETTINGS_DIR) or None
     if folder is not None and not Path(folder).is_dir():
-        raise ConfigurationError(f"settings: {_FOLDER}: is not a folder")
+        raise ConfigurationError(f"settings: {SETTINGS_DIR}: is not a folder")
     try:
         return kind(_secrets_dir=folder, **given)
     except ValidationError as error:

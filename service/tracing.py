@@ -5,7 +5,8 @@ of a fixed list whose values are numbers, or words and ids of ours: no URL, quer
 a way into one. Of an exception it has the class alone. Nothing else is instrumented, and the exporter, which sends from
 a thread of its own, has spans and nothing of a request. A caller, who nobody has authenticated by then, says which
 trace its request is in, and nothing of whether that is recorded. Configured by `OTEL_*`
-(https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
+(https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/), of which the headers, with a
+collector's token, may be a file in CREDENTIALS_SETTINGS_DIR.
 """
 
 import logging
@@ -16,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from service.correlation import Correlation, TraceContext
+from service.settings_files import collector_headers
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -207,6 +209,9 @@ def exporting() -> Iterator[None]:
     `OTEL_TRACES_EXPORTER=otlp` asks for that, and neither `OTEL_SDK_DISABLED=true` nor another exporter does.
 
     Where the packages are missing, it logs that and does nothing: the variables are often set for everything at once.
+
+    Raises:
+        ConfigurationError: the headers' file, if there is one, can't be used.
     """
     wanted = os.environ.get("OTEL_TRACES_EXPORTER", "otlp" if any(map(os.environ.get, _ENDPOINTS)) else "none")
     if wanted != "otlp" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
@@ -219,6 +224,6 @@ def exporting() -> Iterator[None]:
         _log.warning("OTEL_* asks for traces, which need vault-credentials[otel]; none are recorded")
         yield
         return
-    with recording(BatchSpanProcessor(OTLPSpanExporter())):
+    with recording(BatchSpanProcessor(OTLPSpanExporter(headers=collector_headers()))):
         _log.info("spans are exported")
         yield

@@ -28,6 +28,7 @@ def worker() -> None:
     from service.observability import configure_logging
     from service.rotator import Rotator
     from service.settings import load_settings
+    from service.settings_files import log_exposed_files
 
     given = {} if os.environ.get("DATABASE_URL") else {"database_url": os.environ.get(_DATABASE) or ""}
     settings = load_settings(**given)
@@ -42,6 +43,7 @@ def worker() -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, rotator.stop)
             log_zeroing(zeroing)
+            log_exposed_files(settings)
             try:
                 await rotator.runner.ensure_same_installation()
             except (ConfigurationError, VaultLoginFailed):

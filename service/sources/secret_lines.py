@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from service import file_exposure
 from service.errors import ConfigurationError
 from service.memory.plaintext import copy_bytes
 from service.memory.secret_pages import SecretBuffer
@@ -56,13 +57,9 @@ def secret_file(path: Path, name: str = "FILE") -> Iterator[int]:
 
 
 def exposure(descriptor: int, name: str = "FILE") -> str | None:
-    """What to say where others on this machine may read or change the file; None where they may not."""
-    mode = os.fstat(descriptor).st_mode
-    if mode & stat.S_IWOTH or mode & stat.S_IWGRP:
-        return f"{name}: other users of this machine may change it (chmod 600)"
-    if mode & stat.S_IROTH or mode & stat.S_IRGRP:
-        return f"{name}: other users of this machine may read it (chmod 600)"
-    return None
+    """What to say where others on this machine may read or change the file, or own it; None where they may not."""
+    problem = file_exposure.exposure(os.fstat(descriptor))
+    return None if problem is None else f"{name}: {problem}"
 
 
 class SecretLines:

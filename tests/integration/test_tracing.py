@@ -3,7 +3,10 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -198,6 +201,41 @@ async def test_spans_are_off_unless_somebody_asks(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     with tracing.exporting(), tracing.span("vault decrypt") as span:
         assert span.place is None
+
+
+def test_a_collectors_token_may_be_in_a_file_instead_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[str | None] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.headers["Authorization"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    token = canary()
+    headers = tmp_path / "OTEL_EXPORTER_OTLP_HEADERS"
+    headers.write_text(f"authorization=Bearer%20{token}\n")
+    headers.chmod(0o600)
+    for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_TRACES_EXPORTER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CREDENTIALS_SETTINGS_DIR", str(tmp_path))
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        answering = threading.Thread(target=collector.serve_forever)
+        answering.start()
+        try:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+            with tracing.exporting(), tracing.span("vault decrypt"):
+                pass
+        finally:
+            collector.shutdown()
+            answering.join()
+    assert received == [f"Bearer {token}"]
 
 
 def test_without_the_packages_the_service_is_as_it_is_and_says_that_there_are_no_traces() -> None:

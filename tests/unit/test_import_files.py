@@ -226,6 +226,17 @@ def test_a_file_that_others_may_read_or_change_is_said(tmp_path: Path, mode: int
         assert exposure(descriptor) == told
 
 
+def test_a_file_of_another_user_is_said_whatever_its_mode_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = private_file(tmp_path / "old.csv", b"")
+    with secret_file(path) as descriptor:
+        if os.geteuid() == 0:
+            assert exposure(descriptor) is None
+            os.chown(path, 12345, -1)  # root is let in, and so is who owns it
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+        assert exposure(descriptor) == "FILE: it belongs to another user of this machine (chown)"
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0"), max_size=40)), st.integers(1, 64))
 def test_lines_are_the_same_however_they_fall_into_the_buffer(
