@@ -109,7 +109,7 @@ def _tried(made: Prepared, *, dumpable: bool) -> Zeroing | None:
 def _advice(problem: str) -> str:
     """How to get the shim, where its own problem doesn't say it already."""
     if "could not be compiled" in problem:
-        return "; pip install 'vault-credentials[zeroing]' brings a compiler that can"
+        return "; the extra `zeroing` (PyPI's ziglang) brings a compiler that can"
     if "cannot be written" in problem or "other users" in problem:
         return "; XDG_CACHE_HOME names another folder for it, CREDENTIALS_ZEROING_SHIM one that is built already"
     return ""

@@ -221,7 +221,7 @@ def exporting() -> Iterator[None]:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        _log.warning("OTEL_* asks for traces, which need vault-credentials[otel]; none are recorded")
+        _log.warning("OTEL_* asks for traces, which need the packages of the extra `otel`; none are recorded")
         yield
         return
     with recording(BatchSpanProcessor(OTLPSpanExporter(headers=collector_headers()))):

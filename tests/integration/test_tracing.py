@@ -262,4 +262,4 @@ print("done")
         timeout=120,
     )
     assert done.stdout == "done\n", done.stderr
-    assert "vault-credentials[otel]" in done.stderr
+    assert "the extra `otel`" in done.stderr

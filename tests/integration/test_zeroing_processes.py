@@ -408,7 +408,7 @@ def test_the_doctor_says_what_is_missing_and_how_to_get_it(no_compiler: dict[str
     assert found["zeroing"].startswith(
         "weaker freed memory is wiped by glibc's tunables, but for up to the last 8 bytes"
     )
-    assert "pip install 'vault-credentials[zeroing]'" in found["zeroing"]
+    assert "the extra `zeroing`" in found["zeroing"]
 
 
 @pytest.mark.parametrize(
