@@ -171,6 +171,8 @@ async def service(
             "CREDENTIALS_PORT": str(port),
             "CREDENTIALS_DUMPABLE": "true",
             "CREDENTIALS_LOG_LEVEL": "ERROR",
+            # What it would allocate meanwhile, to look at everything, overwrites what the scan is after.
+            "CREDENTIALS_METRICS_SECONDS": "0",
         },
     )
     async with _ended(process):
