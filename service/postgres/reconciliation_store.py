@@ -32,7 +32,7 @@ class PostgresReconciliationStore:
     @asynccontextmanager
     async def hold_intent(self, intent: WriteIntent, *, waits: bool = False) -> AsyncIterator[HeldIntent | None]:
         async with self._database.transaction() as transaction:
-            hold = SQL["hold_own_intent" if waits else "hold_intent"]
+            hold = SQL["hold_own_intent"] if waits else SQL["hold_intent"]
             if await transaction.fetchrow(hold, intent.id) is None:
                 yield None
                 return
