@@ -17,6 +17,8 @@ ENV UV_PYTHON_DOWNLOADS=never \
     UV_NO_CACHE=1 \
     UV_SYSTEM_CERTS=true \
     PYTHONSAFEPATH=1
+# `--build-arg EXTRA=otel`: with OpenTelemetry's exporter, see docs/watching.md.
+ARG EXTRA=
 COPY pyproject.toml uv.lock ./
 COPY scripts/unpack_uv.py scripts/
 # uv, and with it each package, by the SHA-256 that uv.lock has. So are those that build ours, which go again after that.
@@ -25,10 +27,10 @@ RUN python scripts/unpack_uv.py /uv \
 COPY README.md LICENSE ./
 COPY vault-policies vault-policies
 COPY service service
-RUN /uv/bin/uv sync --frozen --no-default-groups --group build --no-editable --no-build-isolation-package vault-credentials \
-    && /uv/bin/uv sync --frozen --no-default-groups --no-editable
+RUN /uv/bin/uv sync --frozen --no-default-groups --group build ${EXTRA:+--extra "$EXTRA"} --no-editable --no-build-isolation-package vault-credentials \
+    && /uv/bin/uv sync --frozen --no-default-groups ${EXTRA:+--extra "$EXTRA"} --no-editable
 # What is installed, as CycloneDX: the packages of the lock, each with its hashes and what it needs.
-RUN /uv/bin/uv export --frozen --no-default-groups --preview-features sbom-export --format cyclonedx1.5 \
+RUN /uv/bin/uv export --frozen --no-default-groups ${EXTRA:+--extra "$EXTRA"} --preview-features sbom-export --format cyclonedx1.5 \
     --output-file /opt/vault-credentials/sbom.cdx.json --quiet
 RUN XDG_CACHE_HOME=/build/cache /opt/vault-credentials/bin/python -c 'import os, service.memory.shim as s; print(s.find_shim(os.environ).path)' \
     | xargs -I{} install -m 0644 {} /opt/vault-credentials/lib/zero_on_free.so

@@ -33,6 +33,7 @@ from service.modules.proxy_rules import ProxyRules
 from service.modules.rate_limits import RateLimits
 from service.modules.readiness import Readiness, canary
 from service.modules.reconciliation import Reconciler
+from service.modules.row_importer import RowImporter
 from service.modules.sealed_write import SealedWriter
 from service.modules.skew import SkewDetector, SkewWatch
 from service.modules.skew_mending import SkewMender
@@ -264,7 +265,7 @@ class Runtime:
                 keys=keys,
                 key_jobs=KeyJobs(key_store, keys, wait_seconds=settings.job_wait_seconds),
                 suspensions=Suspensions(controls, under_way),
-                importer=Importer(reader, writer, opener, log, past_ids),
+                importer=Importer(RowImporter(reader, writer, opener, log, past_ids)),
                 suspects=suspects,
                 under_way=under_way,
                 identity=identity,

@@ -15,6 +15,14 @@ DASHBOARD = ROOT / "deploy" / "grafana" / "vault-credentials.json"
 _METRIC = re.compile(r"\b(credentials_[a-z_]+|up)\b(?=[\s{\[)(]|$)")
 
 
+def listed_metrics() -> set[str]:
+    """The names in the table of docs/watching.md."""
+    rows = re.findall(
+        r"^\| (`credentials_[^|]*)\|", (ROOT / "docs" / "watching.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return {name for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
+
+
 def alerts() -> list[dict[str, Any]]:
     """Each alert's rule."""
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]

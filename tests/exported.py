@@ -43,6 +43,16 @@ class Exported:
                 told |= {f"{family.name}_{part}" for part in ("bucket", "sum", "count")}
         return told
 
+    @property
+    def told(self) -> set[str]:
+        """Each family, by the name that documentation has for it."""
+        ends = {"counter": "_total", "info": "_info"}
+        return {
+            family.name.removesuffix(end) + end
+            for family in self.families.values()
+            for end in [ends.get(family.type, "")]
+        }
+
     def label_values(self) -> Iterator[tuple[str, str, str]]:
         """Each label of each sample: the sample's name, the label's, and its value."""
         for name, labels in self._values:

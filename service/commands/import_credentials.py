@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.errors import ConfigurationError
+from service.errors import AuthenticationFailed, ConfigurationError, PermissionDenied
 
 if TYPE_CHECKING:
     from service.modules.import_records import ImportReport, Mode, RowResult, Source
@@ -24,9 +24,13 @@ _MAX_KEY_FILE = 65_536
 
 File = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check every row; store and open nothing.")]
-Verify = Annotated[bool, typer.Option("--verify", help="Store nothing: open what is here and compare it.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Store nothing: open what is here, and compare it with the source.")
+]
 AllRows = Annotated[bool, typer.Option("--all-rows", help="A line for every row, with its credential's id.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs: a line for each row, and the report.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="JSON, for programs: a line for each row that is told of, and the report.")
+]
 
 
 @app.callback()
@@ -180,7 +184,6 @@ def _run(opening: Opening, mode: "Mode", *, all_rows: bool, in_json: bool) -> No
 
     from service.commands.import_output import report_json, report_lines, row_json, row_line
     from service.modules.import_records import Mode
-    from service.modules.importer import needs_a_look
     from service.observability import configure_logging
 
     configure_logging("WARNING")
@@ -188,13 +191,15 @@ def _run(opening: Opening, mode: "Mode", *, all_rows: bool, in_json: bool) -> No
     token = os.environ.pop(_TOKEN, "").strip()
 
     def told(result: "RowResult") -> None:
-        if all_rows or needs_a_look(result):
+        if all_rows or result.needs_a_look:
             typer.echo(row_json(result) if in_json else row_line(result))
 
     report = asyncio.run(_imported(opening, mode, told, token, run_id))
+    if isinstance(report.stopped_by, ConfigurationError) and not report.rows:
+        raise report.stopped_by  # the source is none, and running it again would find the same
     typer.echo(report_json(report, run_id) if in_json else "\n".join(report_lines(report)))
     if not in_json and mode is not Mode.DRY_RUN:
-        typer.echo(f"In the events this run is {run_id}.")
+        typer.echo(f"Its events have the request_id {run_id}.")
     if report.stopped_by is not None or report.was_stopped:
         why = "" if report.stopped_by is None else f": {report.stopped_by}"
         typer.echo(f"vault-credentials: stopped before the end{why}. Run it again to go on.", err=True)
@@ -213,7 +218,6 @@ async def _imported(
     from service.authz.policy import authorise_import
     from service.commands.import_output import import_progress
     from service.composition import Runtime
-    from service.errors import TokenMissing
     from service.settings import load_settings
 
     settings = load_settings()
@@ -222,15 +226,22 @@ async def _imported(
         if runtime.identity is None:
             raise ConfigurationError(f"CREDENTIALS_OIDC_ISSUER: is not set; {_TOKEN} is checked with it")
         if not token:
-            raise TokenMissing(f"{_TOKEN}: is not set; it says which operator imports")
+            raise ConfigurationError(f"{_TOKEN}: is not set; it says which operator imports")
         # Before anything is read of the source.
-        access = authorise_import(
-            await runtime.identity.verify(token),
-            None,
-            request_id=run_id,
-            refuse_live=settings.refuse_live,
-            refuse_live_roles=settings.refuse_live_roles,
-        )
+        try:
+            identity = await runtime.identity.verify(token)
+            access = authorise_import(
+                identity,
+                None,
+                request_id=run_id,
+                refuse_live=settings.refuse_live,
+                refuse_live_roles=settings.refuse_live_roles,
+            )
+        except AuthenticationFailed:
+            why = "is not accepted: it may have expired, or not be of this issuer and audience"
+            raise ConfigurationError(f"{_TOKEN}: {why}") from None
+        except PermissionDenied:
+            raise ConfigurationError(f"{_TOKEN}: is not an operator's") from None
         await runtime.reconciler.ensure_same_installation()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

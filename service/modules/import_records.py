@@ -1,12 +1,13 @@
 """What an import is about: rows of a source, what became of each, what a run has to show."""
 
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from service.errors import CredentialsError
 from service.memory.plaintext import Plaintext
@@ -34,7 +35,9 @@ class Became(StrEnum):
     FAILED = "failed"  # it could not be done
 
 
-NEEDS_A_LOOK = frozenset({Became.DIFFERS, Became.DELETED, Became.MISSING, Became.REFUSED, Became.FAILED})
+_NAMESPACE = UUID("4d6b1c0e-8a0f-5c3e-9d2b-7f6a1e5c0b42")
+
+_NEEDS_A_LOOK = frozenset({Became.DIFFERS, Became.DELETED, Became.MISSING, Became.REFUSED, Became.FAILED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,15 @@ class SourceRow:
     origin: object = field(default=None, repr=False)
     """What the source itself needs to know its row again: ciphertext, say."""
 
+    @property
+    def credential_id(self) -> UUID:
+        """Its own id; where it has none, one that is the same in every run and on every machine."""
+        if self.id is not None:
+            return self.id
+        # As JSON, so that no two rows run into the same text.
+        told = json.dumps([self.user_id, self.account_id.lower(), self.credential_type, self.identity])
+        return uuid5(_NAMESPACE, told)
+
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRow:
@@ -76,6 +88,11 @@ class RowResult:
     became: Became
     problem: str | None = None
     credential_id: UUID | None = None
+
+    @property
+    def needs_a_look(self) -> bool:
+        """Whether somebody has to look at this row."""
+        return self.became in _NEEDS_A_LOOK
 
 
 @dataclass(slots=True)
@@ -102,7 +119,7 @@ class ImportReport:
     @property
     def needs_a_look(self) -> int:
         """Those among them that somebody has to look at."""
-        return sum(self.counts[each] for each in NEEDS_A_LOOK)
+        return sum(self.counts[each] for each in _NEEDS_A_LOOK)
 
     @property
     def is_complete(self) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 
 from service.errors import ConfigurationError, InvalidInput
 from service.modules.import_records import SourceRow, UnreadableRow
-from service.modules.importer import credential_id_of
 from service.modules.input_checks import uuid_from
 from service.modules.secret_pair import copied
 from service.sources.secret_lines import SecretLines
@@ -94,7 +93,7 @@ class FileSource:
             api_key=copied("api_key", row["api_key"]),
             secret_key=copied("secret_key", "" if secret_key is None else secret_key),
         )
-        identity = int.from_bytes(hashlib.blake2b(credential_id_of(read).bytes, digest_size=8).digest(), "big")
+        identity = int.from_bytes(hashlib.blake2b(read.credential_id.bytes, digest_size=8).digest(), "big")
         if identity in self._seen:
             read.api_key.wipe()
             read.secret_key.wipe()

@@ -40,6 +40,10 @@ class Echo(ScriptedServer):
         return web.json_response(keys)
 
 
+def _silent(_line: str) -> None:
+    """What is said of each start was said at the first."""
+
+
 class Servers:
     """Postgres and Vault: processes of this machine, which can be killed and started again on what they had."""
 
@@ -89,9 +93,9 @@ class Servers:
         def begin() -> None:
             running.close()  # what was killed is waited for
             if name == "postgres":
-                running.enter_context(running_postgres(None, self._state, print))
+                running.enter_context(running_postgres(None, self._state, _silent))
             else:
-                running.enter_context(running_vault(self._source, self._state, print))
+                running.enter_context(running_vault(self._source, self._state, _silent))
 
         await asyncio.to_thread(begin)
 

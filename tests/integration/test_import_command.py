@@ -16,7 +16,7 @@ from cryptography.fernet import Fernet
 
 from service.commands import import_credentials
 from service.composition import Runtime
-from service.errors import CredentialsError
+from service.errors import ConfigurationError
 from service.modules.import_records import Mode
 from tests.importing import Legacy, csv_file, json_lines_file, private_file
 from tests.integration.test_import_fernet import KEY, fernet_table, fill
@@ -93,12 +93,16 @@ async def test_a_table_is_imported_with_the_key_in_a_file_and_wiped_when_that_is
         ),
         (["fernet-table", "--table", "t", "--column", "x=y"], "--column: must be OURS=THEIRS, with one of "),
         (["fernet-table", "--table", "t"], "IMPORT_FERNET_KEY or --key-file: one of them has to be given"),
+        (["csv", "{folder}/empty"], "FILE: has no heading line\n"),
+        (["csv", "{folder}/other"], "FILE: the heading line lacks user_id, account_id, credential_type, api_key\n"),
     ],
 )
 def test_what_is_given_wrong_is_said_with_status_2(
     environment: dict[str, str], tmp_path: Path, arguments: list[str], told: str
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
+    private_file(tmp_path / "empty", b"")
+    private_file(tmp_path / "other", b"somebodys,keys\n")
     done = run(environment, *(each.format(folder=tmp_path) for each in arguments))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"vault-credentials: {told}")
@@ -125,12 +129,12 @@ async def test_nobody_but_an_operator_imports_and_the_source_is_not_even_opened(
             token = "garbage"
         case _:
             token = bearer(role, "olga")["Authorization"].removeprefix("Bearer ")
-    with pytest.raises(CredentialsError) as refused:
+    with pytest.raises(ConfigurationError) as refused:
         await import_credentials._imported(opening, Mode.IMPORT, print, token, "run")
-    assert type(refused.value).__name__ == {
-        None: "TokenMissing",
-        "garbage": "AuthenticationFailed",
-    }.get(role, "PermissionDenied")
+    assert str(refused.value) == "CREDENTIALS_TOKEN: " + {
+        None: "is not set; it says which operator imports",
+        "garbage": "is not accepted: it may have expired, or not be of this issuer and audience",
+    }.get(role, "is not an operator's")
 
 
 async def test_a_command_that_is_killed_is_run_again_and_its_freed_memory_is_wiped(

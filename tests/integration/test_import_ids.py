@@ -11,8 +11,7 @@ import pytest
 
 from service.composition import Runtime
 from service.errors import CredentialUnreadable
-from service.modules.import_records import Became, Mode
-from service.modules.importer import credential_id_of
+from service.modules.import_records import Became, Mode, SourceRow
 from service.modules.records import IdPast, WriteIntent
 from service.postgres.credential_store import PostgresCredentialStore
 from service.postgres.pool import Database
@@ -59,7 +58,7 @@ async def test_what_its_owner_deleted_is_not_stored_again_by_any_run(
     kept, made, fine = Legacy(), Legacy(id=None), Legacy()
     path = json_lines_file(tmp_path, [kept, made, fine])
     await import_file(importing, path)
-    ids = [credential_id_of(row) for row in await read(path)]  # type: ignore[arg-type]  # all of them can be read
+    ids = [row.credential_id for row in await read(path) if isinstance(row, SourceRow)]
     for row, credential_id in ((kept, ids[0]), (made, ids[1])):
         await importing.writer.delete(owner(row.user_id), credential_id, if_match=None)
     for mode in Mode:
@@ -80,7 +79,7 @@ async def test_what_is_deleted_while_it_is_written_is_not_stored_and_the_others_
     row, fine = Legacy(), Legacy()
     await import_file(importing, json_lines_file(tmp_path, [row]))
     await importing.writer.delete(owner(row.user_id), row.uuid, if_match=None)
-    past_ids: Any = importing.importer._past_ids
+    past_ids: Any = importing.importer._rows._past_ids
     real, too_early = past_ids.of, [IdPast.UNKNOWN]
 
     async def of(credential_id: UUID) -> IdPast:

@@ -14,7 +14,7 @@ from service.errors import DatabaseUnavailable
 from service.measures import Measures
 from service.modules.reconciliation import ReconciliationReport
 from service.vault.client import operation_of
-from tests.deployed import labels_in, metrics_in, queries
+from tests.deployed import labels_in, listed_metrics, metrics_in, queries
 from tests.exported import Exported, Series, scraped
 from tests.proxying import Proxied, proxied
 from tests.rest import Headers
@@ -213,6 +213,9 @@ async def test_every_metric_and_label_that_rules_and_dashboard_ask_for_is_told(s
         told = await scraped(service.client)
     # Of a process that is the service and nothing else; tests/integration/test_zeroing_processes.py looks at one.
     told_elsewhere = {"credentials_garbage_collection_seconds_total", "up"}
+    collector = {"credentials_garbage_collections_total", "credentials_garbage_collection_seconds_total"}
+    ours = {name for name in told.told if name.startswith("credentials_")}
+    assert listed_metrics() == ours | collector  # docs/watching.md
     asked = {name: place for place, query in queries() for name in metrics_in(query)}
     assert len(asked) > 30
     assert {name: asked[name] for name in asked.keys() - told.names - told_elsewhere} == {}

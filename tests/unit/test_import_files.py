@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from service.errors import ConfigurationError
 from service.memory.secret_pages import SecretBuffer
 from service.modules.import_records import SourceRow, UnreadableRow
-from service.modules.importer import credential_id_of
 from service.sources import secret_lines
 from service.sources.files import REQUIRED
 from service.sources.secret_lines import MAX_LINE, SecretLines, exposure, secret_file
@@ -175,7 +174,7 @@ async def test_a_row_without_an_id_has_the_same_one_in_every_run_and_under_any_n
     rows = [Legacy("alice", ACCOUNT, id=None), Legacy("alice", ACCOUNT, "polygon", id=None)]
     first = await read(csv_file(tmp_path, rows, "a.csv"))
     again = await read(json_lines_file(tmp_path, rows, "b.jsonl"))
-    ids = [[credential_id_of(row) for row in found if isinstance(row, SourceRow)] for found in (first, again)]
+    ids = [[row.credential_id for row in found if isinstance(row, SourceRow)] for found in (first, again)]
     assert ids[0] == ids[1]
     assert len(set(ids[0])) == 2
     assert str(ids[0][0]) == "43f6ead0-8cbc-5ba6-bef8-babcb9680434"

@@ -4,18 +4,21 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from service.app import create_app
 from service.cli import app
 from tests.deployed import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 USAGE = typer.BadParameter.__mro__[1]
 """What typer raises for a command line that it can't read; it is not exported by a name."""
+PLAIN = ("/healthz", "/readyz", "/metrics", "/openapi.json")
 ENDS = {"|", "||", "&&", ";", ">", "2>&1", "<"}
 
 
@@ -29,6 +32,33 @@ def commands(page: Path) -> Iterator[str]:
     for found in re.findall(r"(?<!`)`(vault-credentials [^`]+)`(?!`)", text):
         if not re.search(r"[…|\[]", found):
             yield found
+
+
+def asked(text: str) -> Iterator[tuple[str, str]]:
+    """Every request to the service that a page names, as its method and what comes after the host."""
+    for method, path in re.findall(r"`(GET|POST|PATCH|PUT|DELETE) (/[^`\s]+)`", text):
+        yield method, path
+    for block in re.findall(r"```(?:console|sh)\n(.*?)```", text, re.DOTALL):
+        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+            if found := re.search(r"curl\b.*?\$SERVICE_URL(/[^\s'\"]*)", line):
+                method = re.search(r"-X (\w+)", line)
+                yield method[1] if method else "POST" if " -d " in line or " --json " in line else "GET", found[1]
+
+
+def problem_of(method: str, target: str, document: dict[str, Any]) -> str | None:
+    """Why the service has no such request; None where it has."""
+    path, _, query = target.partition("?")
+    path = re.sub(r"\$\w+", "{x}", path)
+    for template, operations in document["paths"].items():
+        pattern = re.sub(r"\\{path\\}", ".+", re.escape(template))
+        pattern = re.sub(r"\\{\w+\\}", "[^/]+", pattern)
+        if method.lower() in operations and re.fullmatch(
+            pattern, path if path in PLAIN or path[:4] == "/v1/" else f"/v1{path}"
+        ):
+            there = {each["name"] for each in operations[method.lower()].get("parameters", []) if each["in"] == "query"}
+            wrong = set(re.findall(r"([\w-]+)=", query)) - there
+            return f"takes no {', '.join(sorted(wrong))}" if wrong and "{path}" not in template else None
+    return "there is none"
 
 
 def parsed(line: str) -> None:
@@ -78,6 +108,39 @@ def test_the_pages_have_commands() -> None:
 def test_a_command_that_there_is_not_is_noticed(line: str) -> None:
     with pytest.raises(USAGE):
         parsed(line)
+
+
+REQUESTS = [(page.name, *request) for page in PAGES for request in asked(page.read_text(encoding="utf-8"))]
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app().openapi()
+
+
+@pytest.mark.parametrize(("page", "method", "target"), REQUESTS, ids=[" ".join(each) for each in REQUESTS])
+def test_each_request_in_the_pages_is_one_that_there_is(
+    page: str, method: str, target: str, document: dict[str, Any]
+) -> None:
+    assert problem_of(method, target, document) is None
+
+
+def test_the_pages_have_requests() -> None:
+    assert len(REQUESTS) > 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`GET /v1/events?user_id=alice`",
+        "`GET /v1/credentialz`",
+        "`PUT /v1/credentials/{id}`",
+        "```console\n$ curl -X DELETE $SERVICE_URL/v1/events\n```",
+    ],
+)
+def test_a_request_that_there_is_not_is_noticed(text: str, document: dict[str, Any]) -> None:
+    (request,) = asked(text)
+    assert problem_of(*request, document) is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
