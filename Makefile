@@ -30,7 +30,7 @@ run: $(INSTALLED) ## Start Postgres, Vault and the service [PORT=8080] [STATE_DI
 test: $(INSTALLED) ## The whole test suite, on real servers that it starts [ARGS='-k words'] [TEST_BACKEND=auto, local or containers; default: auto]
 	@$(BIN)/pytest $(ARGS)
 
-faults: $(INSTALLED) ## Faults under load for some 20 minutes, 210 kills among them: a table, and JSON=file of the counts [ARGS=--help]
+faults: $(INSTALLED) ## Faults under load for 20 to 45 minutes, 210 kills among them: a table, and JSON=file of the counts [ARGS=--help]
 	@$(BIN)/python -m tests.faults $(if $(JSON),--json '$(JSON)') $(ARGS)
 
 bench: $(INSTALLED) ## Measure opening a credential beside the alternatives, in about twelve minutes [ROWS=open_64,rss] [JSON=file] [BENCH_KV=all] [ARGS=--help]

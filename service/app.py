@@ -80,11 +80,12 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
     )
     # `/credentials/validate` has to be found before `/credentials/{credential_id}`'s routes are asked.
     # Not `include_router`, which would look for each request's route in one router after the other, twice.
+    # What is asked most often comes first, as each route before it is tried.
     modules = (
-        proxy_routes,
         use_routes,
-        handoff_routes,
         credential_routes,
+        proxy_routes,
+        handoff_routes,
         event_routes,
         key_routes,
         job_routes,

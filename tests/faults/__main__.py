@@ -30,7 +30,7 @@ _ROW = 15
 
 def main(given: Sequence[str] | None = None) -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(prog="make faults ARGS=…", description="Faults under load, for some 20 minutes.")
+    parser = argparse.ArgumentParser(prog="make faults ARGS=…", description="Faults under load, for 20 to 45 minutes.")
     parser.add_argument("--json", type=Path, help="where the counts go")
     parser.add_argument(
         "--only", default="", help="of the faults, those whose name has one of these in it, with commas"
