@@ -3,6 +3,9 @@
 Two replicas and a worker on a stack of their own. Callers use the orchestrator's client: they have credentials handed
 off and compare them with what was stored, call a stand-in provider through the proxy, read metadata, store, update,
 roll back and delete; all the while keys are rotated, credentials rewrapped, and old key versions retired.
+
+Vault's own memory is shown and not judged: it keeps the last 131,072 entries of its storage (`cache_size`,
+https://developer.hashicorp.com/vault/docs/configuration) and maps its file, so it grows with whatever is written.
 """
 
 import asyncio
@@ -48,6 +51,7 @@ _TOLD_SECONDS = 60.0
 _GROWTH = 0.05
 """How much more a process may have in memory at the end than in the middle, as a share of that, beside `_SLACK_MB`."""
 _SLACK_MB = 5.0
+_VAULT = "Vault"
 
 _STILL_NEEDED = ("still_needed", "urn:vault-credentials:error:versions-still-needed")
 _NEEDED: Mapping[str, Any] = {}
@@ -228,7 +232,7 @@ async def _soak(bed: Testbed, both: Replicas, worker_pid: int, plan: "Plan") -> 
     pids = {f"replica {number + 1}": pid for number, pid in enumerate(both.pids)} | {"worker": worker_pid}
     vault = bed.folder / "vault.pid.json"
     if vault.exists():
-        pids["Vault"] = int(json.loads(vault.read_text(encoding="utf-8"))["pid"])
+        pids[_VAULT] = int(json.loads(vault.read_text(encoding="utf-8"))["pid"])
     async with _clients(bed, both, tokens) as clients:
         readers = [Caller(tally, clients, f"reader-{number}", plan.pause) for number in range(plan.callers)]
         writers = [Caller(tally, clients, f"writer-{number}", plan.pause) for number in range(plan.callers)]
@@ -335,12 +339,13 @@ def show(tally: Tally, console: Console) -> bool:
     memory = Table("process", "third quarter, MB", "last quarter, MB", "", title="Memory (medians)")
     growth = tally.growth()
     for name, (middle, end, is_flat) in growth.items():
-        memory.add_row(name, f"{middle:.1f}", f"{end:.1f}", "flat" if is_flat else "GROWS")
+        verdict = "not judged" if name == _VAULT else "flat" if is_flat else "GROWS"
+        memory.add_row(name, f"{middle:.1f}", f"{end:.1f}", verdict)
     for each in (calls, memory):
         console.print(each)
     console.print("; ".join(f"{what}: {count:,}" for what, count in tally.did.items()))
     console.print("failed:", dict(tally.failed) or "none", highlight=False)
-    return not tally.failed and all(is_flat for _, _, is_flat in growth.values())
+    return not tally.failed and all(is_flat for name, (_, _, is_flat) in growth.items() if name != _VAULT)
 
 
 def main(

@@ -29,6 +29,14 @@ def test_a_process_that_is_larger_in_the_last_quarter_than_in_the_third_grows() 
     assert not is_good(tally(10, 50, 90, 100, 100, 100, 120, 121))
 
 
+def test_vault_whose_storage_grows_is_shown_and_not_judged() -> None:
+    made = tally(*[100.0] * 8)
+    made.memory["Vault"] = [100, 150, 200, 250, 300, 350, 400, 450]
+    told = io.StringIO()
+    assert show(made, Console(file=told, width=120))
+    assert "not judged" in told.getvalue()
+
+
 def test_a_call_that_failed_or_gave_another_secret_is_told() -> None:
     for error in (CredentialNotFound(), AssertionError("another secret")):
         made = tally(*[100.0] * 8)
