@@ -16,6 +16,7 @@ LOCK = tomllib.loads((CHECKOUT / "uv.lock").read_text())
 LOCKED: dict[str, dict[str, Any]] = {each["name"]: each for each in LOCK["package"]}
 INSTALL = (CHECKOUT / "scripts" / "install").read_text()
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
+EXTRA = '${EXTRA:+--extra "$EXTRA"}'
 OUR_OWN = "--no-build-isolation-package vault-credentials"
 
 
@@ -57,8 +58,8 @@ def test_what_builds_our_package_is_locked_and_nothing_else_builds_it() -> None:
     assert commands(INSTALL) == [f"--frozen {OUR_OWN} $quiet"]
     assert commands(DOCKERFILE) == [
         "--frozen --no-default-groups --group build --no-install-project",
-        f"--frozen --no-default-groups --group build --no-editable {OUR_OWN}",
-        "--frozen --no-default-groups --no-editable",  # takes the group away again
+        f"--frozen --no-default-groups --group build {EXTRA} --no-editable {OUR_OWN}",
+        f"--frozen --no-default-groups {EXTRA} --no-editable",  # takes the group away again
     ]
 
 
