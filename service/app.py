@@ -1,10 +1,12 @@
 """The web application: routes, errors and middleware around one runtime."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from service.api import (
     credential_routes,
@@ -100,12 +102,22 @@ def create_app(settings: Settings | None = None, *, runtime: Runtime | None = No
     install_error_responses(app)
     app.state.credential_types = credential_types(settings or ProviderSettings.model_construct())
     install_openapi(app)
+    _end_paths_strictly(app)
     # The last one added is the outermost.
     app.add_middleware(CollectAfterSecrets)
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(NoStore)
     app.add_middleware(RequestLog, answered=answered)
     return app
+
+
+def _end_paths_strictly(app: FastAPI) -> None:
+    """Starlette ends its patterns in `$`, which matches before a last newline, too: `/metrics%0A` would be `/metrics`
+    here, and not to a front that refuses that one. (The proxy looks at its whole path by itself.)
+    """
+    for route in app.router.routes:
+        if isinstance(route, Route) and not route.path.endswith(":path}"):
+            route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
 
 
 def _need_an_issuer(settings: Settings) -> None:

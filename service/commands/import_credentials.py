@@ -41,7 +41,9 @@ def import_credentials() -> None:
     operator. What is stored is opened and compared with its source; no key is ever shown. What is here already is not
     overwritten. A line says what is wrong with a row, and never what is in it. To go on after a failure, run it again.
 
-    Exit status 1 if a row was refused, failed or differs, or the end wasn't reached; 2 if it could not begin.
+    Exit status 1 if a row was refused, failed or differs, the end wasn't reached, or what it needs (Vault, Postgres,
+    the tokens' issuer) didn't answer, in which case there may be no report; 2 if something that was given is wrong,
+    and nothing was begun.
 
     Columns, or members: user_id, account_id (a UUID), credential_type, api_key; and, as far as there are any:
     secret_key, id (a UUID, which the credential keeps), is_active, created_at (RFC 3339).
@@ -195,7 +197,7 @@ def _run(opening: Opening, mode: "Mode", *, all_rows: bool, in_json: bool) -> No
             typer.echo(row_json(result) if in_json else row_line(result))
 
     report = asyncio.run(_imported(opening, mode, told, token, run_id))
-    if isinstance(report.stopped_by, ConfigurationError) and not report.rows:
+    if isinstance(report.stopped_by, ConfigurationError) and not (report.rows or report.has_begun):
         raise report.stopped_by  # the source is none, and running it again would find the same
     typer.echo(report_json(report, run_id) if in_json else "\n".join(report_lines(report)))
     if not in_json and mode is not Mode.DRY_RUN:

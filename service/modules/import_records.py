@@ -101,6 +101,8 @@ class ImportReport:
 
     mode: Mode
     counts: dict[Became, int] = field(default_factory=lambda: dict.fromkeys(Became, 0))
+    has_begun: bool = False
+    """Some row was gone about: something may have been stored or recorded, whatever the counts are."""
     wiped_now: int = 0
     """Rows whose keys this run has wiped in the source."""
     started: float = field(default_factory=time.monotonic)

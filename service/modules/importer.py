@@ -130,7 +130,8 @@ class _Run:
                     wiping.enter_context(row.secret_key)
                 placed = await self._each(together, self._place)
                 compared = await self._each(placed, self._compare)
-                await self._each(compared, self._finish)
+                for row, result in compared:  # a run that was stopped meanwhile tells of them, too
+                    self._note(await self._finished(row, result))
 
     async def _each(self, items: Sequence[_Item], step: Callable[[_Item], Awaitable[_Result | None]]) -> list[_Result]:
         """A step for all of them, and what goes on to the next. After what stops the run, none is begun."""
@@ -150,6 +151,7 @@ class _Run:
         return [result for task in tasks if (result := task.result()) is not None]
 
     async def _place(self, row: SourceRow) -> Placed | None:
+        self._report.has_begun = True
         placed = await self._patiently(row, lambda: self._importer.place(self._access, row, self._mode))
         if isinstance(placed, Placed):
             return placed
@@ -162,11 +164,16 @@ class _Run:
             result = replace(result, problem=f"is here, and was not compared: {result.problem}")
         return placed.row, result
 
-    async def _finish(self, compared: tuple[SourceRow, RowResult]) -> None:
-        row, result = compared
-        if self._wipe is not None and result.became in (Became.IMPORTED, Became.PRESENT):
-            result = await self._wiped(self._wipe, row, result)
-        self._note(result)
+    async def _finished(self, row: SourceRow, result: RowResult) -> RowResult:
+        is_stopped = self._report.stopped_by is not None
+        if self._wipe is None or is_stopped or result.became not in (Became.IMPORTED, Became.PRESENT):
+            return result
+        try:
+            return await self._wiped(self._wipe, row, result)
+        except CredentialsError as error:
+            self._report.stopped_by = error
+            problem = "is here and was compared; it could not be wiped in the source"
+            return RowResult(row.where, Became.FAILED, problem, result.credential_id)
 
     async def _patiently(self, row: SourceRow, step: Callable[[], Awaitable[_Result]]) -> _Result | RowResult:
         clock = asyncio.get_running_loop()

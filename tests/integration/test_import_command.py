@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography.fernet import Fernet
 
@@ -19,7 +21,7 @@ from service.composition import Runtime
 from service.errors import ConfigurationError
 from service.modules.import_records import Mode
 from tests.importing import Legacy, csv_file, json_lines_file, private_file
-from tests.integration.test_import_fernet import KEY, fernet_table, fill
+from tests.integration.test_import_fernet import KEY, fernet_table, fill, quoted
 from tests.rest import Headers
 from tests.stored import opened
 from tests.support import Stack, canary
@@ -106,6 +108,31 @@ def test_what_is_given_wrong_is_said_with_status_2(
     done = run(environment, *(each.format(folder=tmp_path) for each in arguments))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"vault-credentials: {told}")
+
+
+async def test_a_run_that_stored_something_before_its_source_refused_is_reported_with_status_1(
+    stack: Stack, environment: dict[str, str], tmp_path: Path, owner_conn: Connection
+) -> None:
+    """A login that may read the old table, and not change it."""
+    row, reader = Legacy(), f"reader_{secrets.token_hex(6)}"
+    key_file = private_file(tmp_path / "fernet.keys", KEY.encode())
+    async with fernet_table(owner_conn) as table:
+        await fill(owner_conn, table, [row])
+        password = canary("PW")
+        await owner_conn.execute(f"CREATE ROLE {reader} LOGIN PASSWORD '{password}'")
+        await owner_conn.execute(f"GRANT SELECT ON {quoted(table)} TO {reader}")
+        owner = httpx.URL(stack.owner_url)
+        environment["IMPORT_DATABASE_URL"] = str(owner.copy_with(username=reader, password=password))
+        options = ["--table", f"public.{table.table}", "--key-file", key_file, "--wipe-source", "--json"]
+        done = await asyncio.to_thread(run, environment, "fernet-table", *options)
+        await owner_conn.execute(f"DROP OWNED BY {reader}; DROP ROLE {reader}")
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])["report"]
+    assert (report["failed"], report["wiped_now"], report["complete"]) == (1, 0, False)
+    noted = await owner_conn.fetchval(
+        "SELECT DISTINCT request_id FROM credential_events WHERE credential_id = $1", row.uuid
+    )
+    assert noted == report["run"]
 
 
 @pytest.mark.parametrize("role", [None, "user", "orchestrator", "auditor", "garbage"])

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
@@ -174,6 +175,29 @@ async def test_a_row_that_is_changed_meanwhile_is_not_wiped(
     assert result.became is Became.FAILED
     assert "was changed meanwhile" in str(result.problem)
     assert await kept(owner_conn, table) == {str(row.id): True}
+
+
+async def test_a_source_that_refuses_the_wipe_ends_the_run_with_what_was_done(
+    stack: Stack, runtime: Runtime, owner_conn: Connection, table: FernetTable
+) -> None:
+    rows = [Legacy() for _ in range(5)]
+    await fill(owner_conn, table, rows)
+    results: dict[str, RowResult] = {}
+    problem = ConfigurationError("the source's table: may not be changed")
+    async with source_of(stack, table) as source:
+        report = await runtime.importer.run(
+            OLGA,
+            source,
+            Mode.IMPORT,
+            wipe=AsyncMock(side_effect=problem),
+            told=lambda result: results.update({result.where: result}),
+        )
+    assert (report.stopped_by, report.has_begun, report.wiped_now) == (problem, True, 0)
+    assert counted(report) == {Became.FAILED: 1, Became.IMPORTED: 4}
+    (failed,) = [each for each in results.values() if each.became is Became.FAILED]
+    assert failed.problem == "is here and was compared; it could not be wiped in the source"
+    for row in rows:
+        assert await opened(runtime, row.uuid, row.user_id) == (row.api_key, row.secret_key)
 
 
 async def test_a_verification_wipes_what_it_has_compared(
