@@ -41,6 +41,8 @@ class Verdict(StrEnum):
     WEAKER = "weaker"
     """It is as good as this machine lets it be, and that is less than it could be elsewhere."""
     WRONG = "wrong"
+    UNTRIED = "untried"
+    """Nothing was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,8 @@ def _core_dumps() -> Finding:
 
 def _connections(*, full: bool) -> Iterator[Finding]:
     if not any(os.environ.get(name) for name in ("DATABASE_URL", "VAULT_ADDR", "CREDENTIALS_SETTINGS_DIR")):
-        yield Finding("settings", Verdict.OK, "DATABASE_URL and VAULT_ADDR are not set, so no connection was tried")
+        verdict = Verdict.WRONG if full else Verdict.UNTRIED
+        yield Finding("settings", verdict, "DATABASE_URL and VAULT_ADDR are not set, so no connection was tried")
         return
     from service.composition import Runtime  # here: it is the whole of the service
 

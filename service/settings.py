@@ -216,6 +216,14 @@ class Settings(UseSettings, ProviderSettings, ProcessSettings):
     )
     log_level: str = "INFO"
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_given(cls, value: SecretStr) -> SecretStr:
+        # A template whose variable is empty; asyncpg would look for a Postgres of its own accord.
+        if not value.get_secret_value().strip():
+            raise ValueError("is not set")
+        return value
+
     @field_validator("vault_addr", "vault_ui_url", "handoff_vault_addr")
     @classmethod
     def _is_http_url(cls, value: str | None, info: ValidationInfo) -> str | None:

@@ -41,9 +41,9 @@ def import_credentials() -> None:
     operator. What is stored is opened and compared with its source; no key is ever shown. What is here already is not
     overwritten. A line says what is wrong with a row, and never what is in it. To go on after a failure, run it again.
 
-    Exit status 1 if a row was refused, failed or differs, the end wasn't reached, or what it needs (Vault, Postgres,
-    the tokens' issuer) didn't answer, in which case there may be no report; 2 if something that was given is wrong,
-    and nothing was begun.
+    Exit status 1 if a row was refused, failed or differs, there was no row, the end wasn't reached, or what it needs
+    (Vault, Postgres, the tokens' issuer) didn't answer, in which case there may be no report; 2 if something that was
+    given is wrong, and nothing was begun.
 
     Columns, or members: user_id, account_id (a UUID), credential_type, api_key; and, as far as there are any:
     secret_key, id (a UUID, which the credential keeps), is_active, created_at (RFC 3339).
@@ -163,9 +163,9 @@ def _import_file(file: Path, kind: str, mode: "Mode", *, all_rows: bool, in_json
         from service.sources.files import FileSource, Kind
         from service.sources.secret_lines import SecretLines, secret_file
 
-        with secret_file(file) as descriptor:
-            _warn_if_exposed(descriptor, "FILE")
-            yield FileSource(SecretLines(descriptor), Kind(kind)), None
+        with secret_file(file, file.name) as descriptor:
+            _warn_if_exposed(descriptor, file.name)
+            yield FileSource(SecretLines(descriptor, file.name), Kind(kind)), None
 
     _run(opened, mode, all_rows=all_rows, in_json=in_json)
 
@@ -201,11 +201,13 @@ def _run(opening: Opening, mode: "Mode", *, all_rows: bool, in_json: bool) -> No
         raise report.stopped_by  # the source is none, and running it again would find the same
     typer.echo(report_json(report, run_id) if in_json else "\n".join(report_lines(report)))
     if not in_json and mode is not Mode.DRY_RUN:
-        typer.echo(f"Its events have the request_id {run_id}.")
+        typer.echo(f"Its events, where there are any, have the request_id {run_id}.")
     if report.stopped_by is not None or report.was_stopped:
         why = "" if report.stopped_by is None else f": {report.stopped_by}"
         typer.echo(f"vault-credentials: stopped before the end{why}. Run it again to go on.", err=True)
-    if not report.is_complete:
+    elif not report.rows:
+        typer.echo("vault-credentials: there are no rows in the source", err=True)
+    if not (report.is_complete and report.rows):
         raise typer.Exit(1)
 
 

@@ -90,11 +90,12 @@ def row_json(result: RowResult) -> str:
 
 def report_lines(report: ImportReport) -> list[str]:
     """The report for people."""
-    lines = [f"{_WORDS[each]:<40}{count:>9}" for each, count in report.counts.items() if count]
+    words = _WORDS | ({Became.PRESENT: "already here, keys not compared"} if report.mode is Mode.DRY_RUN else {})
+    lines = [f"{words[each]:<40}{count:>9}" for each, count in report.counts.items() if count]
     if report.wiped_now:
         lines.append(f"{'of these wiped in the source':<40}{report.wiped_now:>9}")
     rate = f", {report.rows / report.seconds:.0f}/s" if report.rows else ""
-    lines.append(f"{report.rows} rows in {report.seconds:.1f} s{rate}")
+    lines.append(f"{report.rows} row{'' if report.rows == 1 else 's'} in {report.seconds:.1f} s{rate}")
     if report.mode is Mode.DRY_RUN:
         lines.append("This was a dry run: nothing was stored or opened.")
     return lines

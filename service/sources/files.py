@@ -60,7 +60,7 @@ class FileSource:
     async def rows(self) -> AsyncIterator[SourceRow | UnreadableRow]:
         """Raises ConfigurationError where the file is no text, or its heading is none."""
         lines = iter(self._lines)
-        parse = _json_parser() if self._kind is Kind.JSON_LINES else _csv_parser(lines)
+        parse = _json_parser() if self._kind is Kind.JSON_LINES else _csv_parser(lines, self._lines.name)
         for number, text, problem in lines:
             where = f"line {number}"
             if text is None:
@@ -128,7 +128,7 @@ def _moment(field: str, value: object) -> datetime | None:
 # --- CSV ----------------------------------------------------------------------------------------------------------
 
 
-def _csv_parser(lines: Iterator[tuple[int, str | None, str | None]]) -> Parser:
+def _csv_parser(lines: Iterator[tuple[int, str | None, str | None]], name_of_file: str) -> Parser:
     """For the lines after the heading, which it reads.
 
     Raises:
@@ -137,15 +137,17 @@ def _csv_parser(lines: Iterator[tuple[int, str | None, str | None]]) -> Parser:
     _, text, _ = next(lines, (0, None, None))
     cells = _cells(text) if text is not None else None
     if cells is None or isinstance(cells, str):
-        raise ConfigurationError("FILE: has no heading line")
+        raise ConfigurationError(f"{name_of_file}: has no heading line")
+    unknown = [f"column {number}" for number, name in enumerate(cells, 1) if name not in COLUMNS]
     if missing := [name for name in REQUIRED if name not in cells]:
-        raise ConfigurationError(f"FILE: the heading line lacks {', '.join(missing)}")
+        more = f"; unknown: {', '.join(unknown[:10])}" if unknown else ""
+        raise ConfigurationError(f"{name_of_file}: the heading line lacks {', '.join(missing)}{more}")
+    if unknown:
+        known = ", ".join(COLUMNS)
+        raise ConfigurationError(f"{name_of_file}: {unknown[0]} of the heading line is not one of {known}")
     for number, name in enumerate(cells, 1):
-        if name not in COLUMNS:
-            known = ", ".join(COLUMNS)
-            raise ConfigurationError(f"FILE: column {number} of the heading line is not one of {known}")
         if name in cells[: number - 1]:
-            raise ConfigurationError(f"FILE: the heading line has {name} twice")
+            raise ConfigurationError(f"{name_of_file}: the heading line has {name} twice")
     heading = tuple(cells)
 
     def parse(line: str) -> Row | str:

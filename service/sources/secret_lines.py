@@ -69,8 +69,10 @@ class SecretLines:
     yields: they are wiped when they are freed, where freed memory is.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, name: str = "FILE") -> None:
+        """`name` is what errors call it."""
         self._descriptor = descriptor
+        self.name = name
         self.size = os.fstat(descriptor).st_size
         self.position = 0
         """Bytes that have been read."""
@@ -143,7 +145,7 @@ class _Window:
             with self._buffer.view[length:] as room:
                 read = os.readv(descriptor, [room])
         except OSError:
-            raise ConfigurationError("FILE: reading it failed") from None
+            raise ConfigurationError(f"{self._lines.name}: reading it failed") from None
         self._end += read
         self._lines.position += read
         return read > 0
@@ -152,7 +154,7 @@ class _Window:
         start, end = span
         with self._buffer.view[start:end] as line:
             if is_first and bytes(line[:2]) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                raise ConfigurationError("FILE: is UTF-16; it has to be UTF-8")
+                raise ConfigurationError(f"{self._lines.name}: is UTF-16; it has to be UTF-8")
             if is_first and bytes(line[:3]) == codecs.BOM_UTF8:
                 start += 3
             if len(line) and line[-1] == 0x0D:

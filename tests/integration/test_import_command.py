@@ -54,7 +54,9 @@ async def test_it_imports_says_what_is_wrong_and_shows_no_key(
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("line 3: refused: api_key: must be printable ASCII\n")
     assert "imported                                        1\n" in done.stdout
-    assert done.stderr == "vault-credentials: warning: FILE: other users of this machine may read it (chmod 600)\n"
+    assert (
+        done.stderr == f"vault-credentials: warning: {path.name}: other users of this machine may read it (chmod 600)\n"
+    )
     for row in (good, bad):
         assert row.api_key not in done.stdout + done.stderr
         assert row.secret_key not in done.stdout + done.stderr
@@ -86,8 +88,8 @@ async def test_a_table_is_imported_with_the_key_in_a_file_and_wiped_when_that_is
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["csv", "{folder}"], "FILE: is a directory"),
-        (["csv", "{folder}/pipe"], "FILE: is a pipe, which can't be read again after a failure; it has to be a file"),
+        (["csv", "{folder}"], "{name}: is a directory"),
+        (["csv", "{folder}/pipe"], "pipe: is a pipe, which can't be read again after a failure; it has to be a file"),
         (["csv", "{folder}/no", "--dry-run", "--verify"], "--verify: not with --dry-run, which opens nothing"),
         (
             ["fernet-table", "--table", "t", "--dry-run", "--wipe-source"],
@@ -95,8 +97,11 @@ async def test_a_table_is_imported_with_the_key_in_a_file_and_wiped_when_that_is
         ),
         (["fernet-table", "--table", "t", "--column", "x=y"], "--column: must be OURS=THEIRS, with one of "),
         (["fernet-table", "--table", "t"], "IMPORT_FERNET_KEY or --key-file: one of them has to be given"),
-        (["csv", "{folder}/empty"], "FILE: has no heading line\n"),
-        (["csv", "{folder}/other"], "FILE: the heading line lacks user_id, account_id, credential_type, api_key\n"),
+        (["csv", "{folder}/empty"], "empty: has no heading line\n"),
+        (
+            ["csv", "{folder}/other"],
+            "other: the heading line lacks user_id, account_id, credential_type, api_key; unknown: column 1, ",
+        ),
     ],
 )
 def test_what_is_given_wrong_is_said_with_status_2(
@@ -107,7 +112,7 @@ def test_what_is_given_wrong_is_said_with_status_2(
     private_file(tmp_path / "other", b"somebodys,keys\n")
     done = run(environment, *(each.format(folder=tmp_path) for each in arguments))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"vault-credentials: {told}")
+    assert done.stderr.startswith("vault-credentials: " + told.replace("{name}", tmp_path.name))
 
 
 async def test_a_run_that_stored_something_before_its_source_refused_is_reported_with_status_1(
@@ -133,6 +138,14 @@ async def test_a_run_that_stored_something_before_its_source_refused_is_reported
         "SELECT DISTINCT request_id FROM credential_events WHERE credential_id = $1", row.uuid
     )
     assert noted == report["run"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_source_without_rows_is_no_success(environment: dict[str, str], tmp_path: Path, kind: str) -> None:
+    """It may be what is left of an export that broke off."""
+    heading = b"user_id,account_id,credential_type,api_key\n" if kind == "csv" else b""
+    done = run(environment, kind, private_file(tmp_path / "old", heading))
+    assert (done.returncode, done.stderr) == (1, "vault-credentials: there are no rows in the source\n")
 
 
 @pytest.mark.parametrize("role", [None, "user", "orchestrator", "auditor", "garbage"])

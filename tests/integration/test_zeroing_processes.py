@@ -399,6 +399,7 @@ def test_the_doctor_takes_no_module_from_the_folder_it_is_called_in(
 def test_the_doctor_needs_no_settings() -> None:
     status, found = doctor()
     assert status == 0
+    assert found["settings"].startswith("untried")
     assert "no connection was tried" in found["settings"]
 
 
