@@ -6,6 +6,7 @@ otherwise).
 """
 
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -34,6 +35,9 @@ def pytest_configure() -> None:
         ours = name == "DATABASE_URL" or name.startswith(("VAULT_", "CREDENTIALS_", "ALPACA_", "POLYGON_"))
         if ours and name != "CREDENTIALS_LOCAL_VAULT":
             del os.environ[name]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in a shell's background. What the tests start would inherit it, and Ctrl-C end nothing.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @cache
