@@ -216,11 +216,11 @@ class Settings(UseSettings, ProviderSettings, ProcessSettings):
     )
     log_level: str = "INFO"
 
-    @field_validator("database_url")
+    @field_validator("database_url", "rotator_database_url")
     @classmethod
-    def _is_given(cls, value: SecretStr) -> SecretStr:
+    def _is_given(cls, value: SecretStr | None) -> SecretStr | None:
         # A template whose variable is empty; asyncpg would look for a Postgres of its own accord.
-        if not value.get_secret_value().strip():
+        if value is not None and not value.get_secret_value().strip():
             raise ValueError("is not set")
         return value
 

@@ -46,11 +46,12 @@ def test_a_missing_setting_is_named(environment: pytest.MonkeyPatch, name: str) 
     assert f"{name}: is not set" in refusal()
 
 
+@pytest.mark.parametrize("name", ["DATABASE_URL", "CREDENTIALS_ROTATOR_DATABASE_URL"])
 @pytest.mark.parametrize("empty", ["", " "])
-def test_a_database_url_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+def test_a_database_url_that_is_empty_is_none(environment: pytest.MonkeyPatch, name: str, empty: str) -> None:
     """asyncpg would go to whatever Postgres it finds on this machine."""
-    monkeypatch.setenv("DATABASE_URL", empty)
-    assert "DATABASE_URL: is not set" in refusal()
+    environment.setenv(name, empty)
+    assert f"{name}: is not set" in refusal()
 
 
 def test_every_wrong_setting_is_named_at_once(environment: pytest.MonkeyPatch) -> None:
