@@ -61,7 +61,7 @@ class RowImporter:
         self._log = log
         self._past_ids = past_ids
 
-    async def place(self, access: ImportAccess, row: SourceRow, mode: Mode) -> "RowResult | Placed":
+    async def place(self, access: ImportAccess, row: SourceRow, mode: Mode) -> RowResult | Placed:
         """The row's credential, stored if it was not here; or its result, where that is known without opening it.
 
         Raises:
@@ -94,7 +94,8 @@ class RowImporter:
         if there is None:
             if (past := await self._past(owner, row, credential_id)) is not None:
                 return past
-            self._writer.check(owner, new)  # one without keys is no wiped one
+            if row.is_wiped:
+                self._writer.check(owner, new)  # one without keys is no wiped one
             if mode is Mode.VERIFY:
                 return RowResult(row.where, Became.MISSING, "is not here", credential_id)
             if mode is Mode.DRY_RUN:
@@ -110,7 +111,7 @@ class RowImporter:
             return RowResult(row.where, became, None, credential_id)
         return Placed(row, owner, there, became)
 
-    async def compare(self, placed: "Placed") -> RowResult:
+    async def compare(self, placed: Placed) -> RowResult:
         """The result of a row that was placed. Raises as `place`."""
         row, there = placed.row, placed.credential
         if row.is_wiped:
@@ -152,7 +153,7 @@ class RowImporter:
         )
         await self._log.record([event])
 
-    async def _opens(self, placed: "Placed") -> RowResult:
+    async def _opens(self, placed: Placed) -> RowResult:
         """Of a row that is wiped in the source: there is nothing to compare, and here is the only copy."""
         row, there = placed.row, placed.credential
         try:
