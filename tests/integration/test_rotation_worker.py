@@ -144,6 +144,17 @@ def test_a_worker_without_a_login_says_which_setting_is_missing(stack: Stack, mi
     assert stack.local.rotator_database_url not in ended.stderr
 
 
+def test_a_worker_takes_its_database_from_a_file_and_needs_no_other(stack: Stack, tmp_path: Path) -> None:
+    given = environment(stack)
+    given.pop("DATABASE_URL", None)
+    (tmp_path / "CREDENTIALS_ROTATOR_DATABASE_URL").write_text(given.pop("CREDENTIALS_ROTATOR_DATABASE_URL"))
+    del given["CREDENTIALS_ROTATOR_VAULT_ROLE_ID"]  # so that it ends: this is what it then lacks
+    given["CREDENTIALS_SETTINGS_DIR"] = str(tmp_path)
+    ended = subprocess.run(COMMAND, env=given, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "CREDENTIALS_ROTATOR_VAULT_ROLE_ID: is not set" in ended.stderr
+
+
 def test_a_worker_that_vault_does_not_let_in_ends_and_does_not_seem_to_work(stack: Stack, tmp_path: Path) -> None:
     wrong = tmp_path / "secret-id"
     wrong.write_text(canary())
