@@ -1,10 +1,11 @@
 """What REST takes and answers at a hand-off. One answer has a secret: the wrapping token, which is worth the keys."""
 
-from typing import Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer
 
 from service.schemas.credential_schemas import Text
+from service.schemas.whole_number import WHOLE
 
 MAX_TTL = 300
 UnwrapFailure = Literal["already_used", "expired", "wrong_creation_path", "vault_unavailable", "unreadable"]
@@ -15,8 +16,8 @@ class HandOffRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True)
 
-    ttl: int | None = Field(
-        default=None, ge=1, le=MAX_TTL, description="Seconds, 300 at most; the service's setting where it is not given."
+    ttl: Annotated[int, Field(ge=1, le=MAX_TTL), WHOLE] | None = Field(
+        default=None, description="Seconds, 300 at most; the service's setting where it is not given."
     )
 
 

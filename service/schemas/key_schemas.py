@@ -1,10 +1,11 @@
 """What REST answers about transit keys and jobs, and the one body it takes. No secret and no key material."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.schemas.credential_schemas import Text
+from service.schemas.whole_number import WHOLE
 
 MAX_VERSION = 2**31 - 1
 """What a column for a key version holds."""
@@ -15,9 +16,7 @@ class RetireRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True)
 
-    below_version: int = Field(
-        ge=1,
-        le=MAX_VERSION,
+    below_version: Annotated[int, Field(ge=1, le=MAX_VERSION), WHOLE] = Field(
         description="All versions below this one. At most the newest (and Vault's min_encryption_version, where that is"
         " set), at least what has been retired before.",
     )
