@@ -15,8 +15,8 @@ from prometheus_client.registry import Collector
 from service.measures import Labels, Measures
 from service.metric_families import counted, counter, gauge, histogram
 from service.modules.ciphertext_cache import CiphertextCache
+from service.modules.failed_uses import OTHERWISE, REASONS
 from service.modules.handoff import UNWRAP_FAILURES
-from service.modules.open_batches import REASONS
 from service.modules.proxy import OUTCOMES
 from service.modules.reconciliation import ReconciliationReport
 from service.modules.records import Action
@@ -204,7 +204,7 @@ def _begin_at_zero(measures: Measures, providers: Iterable[str]) -> None:
     into being as 1, and what happens once would be missed.
     """
     actions = (Action.OPEN, Action.RESEAL, Action.VALIDATE, Action.HAND_OFF, Action.PROXY, Action.TRADE)
-    failures = [reason for _, reason in REASONS] + ["unrecorded", "vault_refused"]
+    failures = [reason for _, reason in REASONS] + ["unrecorded", OTHERWISE]
     for action in actions:
         measures.uses.add((action, "granted", ""), 0)
         for reason in COUNTED_DENIALS:

@@ -1,6 +1,6 @@
 """Events as JSON lines: all that match, in one answer of any length, with no more than a page of them in memory.
 
-How long a client may leave what was sent to it is the server's to bound: `server.LimitedProtocol`.
+How long a client may leave what was sent to it is the server's to bound: `http_protocol.LimitedProtocol`.
 
 The format: https://github.com/ndjson/ndjson-spec (each line a JSON object, ended by a line feed).
 """

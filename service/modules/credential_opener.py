@@ -1,6 +1,5 @@
 """Opening: authorise and record, fetch the ciphertext, decrypt, hand over, wipe. In that order and no other."""
 
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -8,15 +7,14 @@ from uuid import UUID
 
 from service.errors import CiphertextGone, CredentialsError, InvalidInput, KeyVersionRetired
 from service.memory.revealed import RevealedSecret
+from service.modules.failed_uses import FailedUse, record_failed
 from service.modules.input_checks import check_user_id, uuid_from
-from service.modules.open_batches import OpenBatches, Opened, failure_of
+from service.modules.open_batches import OpenBatches, Opened
 from service.modules.ports import AccessLog, CallerConnection
 from service.modules.records import Action, Credential, OpenRequest, OwnerAccess
 from service.modules.secret_pair import reveal_pair, wipe_pair
 from service.modules.usage import UsageRecorder
 from service.modules.uses_under_way import UsesUnderWay
-
-_log = logging.getLogger(__name__)
 
 
 class CredentialOpener:
@@ -126,9 +124,4 @@ class CredentialOpener:
         self, access: OwnerAccess, credential: Credential, action: Action, error: CredentialsError
     ) -> None:
         """Records that a use which was granted came to nothing, or to less. Raises nothing where it can't."""
-        request = OpenRequest(credential_id=credential.id, access=access, action=action)
-        try:
-            await self._log.record([failure_of(request, credential, error)])
-        except CredentialsError as unrecorded:
-            # The grant is on record; that it came to nothing isn't. The caller's own error matters more.
-            _log.warning("a failed open was not recorded", extra={"error": type(unrecorded).__name__})
+        await record_failed(self._log, [FailedUse(access=access, credential=credential, action=action, error=error)])

@@ -22,9 +22,10 @@ from service.errors import (
 from service.modules.ciphertext_cache import CiphertextCache
 from service.modules.coalescer import FairQueue
 from service.modules.derivation_context import context_of
+from service.modules.failed_uses import FailedUse, record_failed
 from service.modules.handoff_ports import HandOffLog, WrappedPair, Wrapper
 from service.modules.input_checks import check_user_id, uuid_from
-from service.modules.open_batches import check_version, failure_of
+from service.modules.open_batches import check_version
 from service.modules.ports import AccessLog
 from service.modules.records import Action, Credential, OpenRequest, OwnerAccess
 from service.modules.usage import UsageRecorder
@@ -139,7 +140,14 @@ class HandOffs:
             async with self._uses.watched(request.access, credential):
                 return HandedOff(handoff_id, credential, await self._wrapped(request, credential, handoff_id, ttl))
         except CredentialsError as error:
-            await self._record_failure(request, credential, handoff_id, error)
+            failed = FailedUse(
+                access=request.access,
+                credential=credential,
+                action=request.action,
+                error=error,
+                batch_id=handoff_id,
+            )
+            await record_failed(self._log, [failed])
             raise
 
     async def _wrapped(self, request: OpenRequest, credential: Credential, handoff_id: UUID, ttl: int) -> WrappedPair:
@@ -155,16 +163,6 @@ class HandOffs:
         except (CiphertextRejected, KeyVersionRetired):
             self._ciphertexts.forget(reference.kv_path, reference.kv_version)
             raise
-
-    async def _record_failure(
-        self, request: OpenRequest, credential: Credential, handoff_id: UUID, error: CredentialsError
-    ) -> None:
-        event = failure_of(request, credential, error, batch_id=handoff_id)
-        try:
-            await self._log.record([event])
-        except CredentialsError as unrecorded:
-            # The grant is on record; that it came to nothing isn't. The caller's own error matters more.
-            _log.warning("a failed hand-off was not recorded", extra={"error": type(unrecorded).__name__})
 
 
 def check_seconds(ttl: int) -> None:

@@ -5,7 +5,6 @@ header that Vault's audit device logs, so that the two can be joined.
 """
 
 import asyncio
-import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,21 +14,12 @@ from uuid import UUID
 
 from service.correlation import note_batch
 from service.errors import (
-    AccountTypeUnknown,
-    CiphertextGone,
     CiphertextRejected,
     ConnectionBusy,
-    CredentialInactive,
-    CredentialNotFound,
     CredentialsError,
     CredentialUnreadable,
-    InvalidInput,
     KeyVersionRetired,
     NothingToRollBack,
-    ProviderOutcomeUnknown,
-    ProxyRefused,
-    Suspended,
-    TemporarilyUnavailable,
     again,
 )
 from service.measures import BatchMeter
@@ -38,27 +28,10 @@ from service.modules.cipher_batches import CipherBatches
 from service.modules.ciphertext_cache import CiphertextCache
 from service.modules.coalescer import BatchLimits, Coalescer
 from service.modules.derivation_context import context_of
+from service.modules.failed_uses import FailedUse, record_failed
 from service.modules.ports import AccessLog, CallerConnection
-from service.modules.records import Credential, Event, OpenRequest, Outcome, Seal, TransitReference
+from service.modules.records import Credential, OpenRequest, Seal, TransitReference
 from service.modules.vault_layout import VaultLayout
-
-_log = logging.getLogger(__name__)
-
-REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (CiphertextGone, "ciphertext_gone"),
-    (KeyVersionRetired, "key_version_retired"),
-    (CiphertextRejected, "ciphertext_rejected"),
-    (CredentialUnreadable, "reference_mismatch"),
-    (NothingToRollBack, "no_previous_secret"),
-    (InvalidInput, "invalid_input"),
-    (ProxyRefused, "proxy_refused"),
-    (AccountTypeUnknown, "account_type_unknown"),
-    (Suspended, "suspended"),
-    (CredentialInactive, "inactive"),
-    (CredentialNotFound, "not_found"),
-    (ProviderOutcomeUnknown, "outcome_unknown"),
-    (TemporarilyUnavailable, "unavailable"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +118,7 @@ class OpenBatches:
         try:
             return Opened(result.credential, await self._decrypt(request, result), result.batch_id)
         except CredentialsError as error:
-            await self._record_failures([(request, result, error)])
+            await record_failed(self._log, [_failed(request, result, error)])
             raise
 
     async def _granted_over(self, conn: CallerConnection, request: OpenRequest) -> Granted:
@@ -211,13 +184,13 @@ class OpenBatches:
     ) -> None:
         """Records the batch's failures in one statement, which those that have failed wait for and no one else."""
         failures = [
-            (request, Granted(credential, batch_id), result.error)
+            _failed(request, Granted(credential, batch_id), result.error)
             for request, credential, result in zip(requests, granted, results, strict=True)
             if isinstance(result, _Failed) and isinstance(credential, Credential)
         ]
         if not failures:
             return
-        recorded = asyncio.create_task(self._record_failures(failures), name="failed-opens")
+        recorded = asyncio.create_task(record_failed(self._log, failures), name="failed-opens")
         self._recording.add(recorded)
         recorded.add_done_callback(self._recording.discard)
         for at, result in enumerate(results):
@@ -263,38 +236,19 @@ class OpenBatches:
             )
         return reference, context_of(credential, reference, user_id=request.access.user_id)
 
-    async def _record_failures(self, failures: list[tuple[OpenRequest, Granted, CredentialsError]]) -> None:
-        events = [
-            failure_of(request, granted.credential, error, batch_id=granted.batch_id)
-            for request, granted, error in failures
-        ]
-        try:
-            await self._log.record(events)
-        except CredentialsError as unrecorded:
-            # The grant is on record; that it came to nothing isn't. The caller's own error matters more.
-            _log.warning("failed opens were not recorded", extra={"error": type(unrecorded).__name__})
-
     async def aclose(self) -> None:
         """Ends what is under way."""
         await self._opens.aclose()
         await asyncio.gather(*self._recording)
 
 
-def failure_of(
-    request: OpenRequest, credential: Credential, error: CredentialsError, *, batch_id: UUID | None = None
-) -> Event:
-    """The event of a use that was granted and then failed."""
-    return Event(
+def _failed(request: OpenRequest, granted: Granted, error: CredentialsError) -> FailedUse:
+    return FailedUse(
         access=request.access,
-        credential_id=credential.id,
-        account_id=credential.account_id,
-        owner=credential.user_id,
+        credential=granted.credential,
         action=request.action,
-        outcome=Outcome.FAILED,
-        reason=next((reason for kind, reason in REASONS if isinstance(error, kind)), "vault_refused"),
-        transit_key=credential.transit_key,
-        transit_key_version=credential.transit_key_version,
-        batch_id=batch_id,
+        error=error,
+        batch_id=granted.batch_id,
     )
 
 

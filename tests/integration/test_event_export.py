@@ -15,8 +15,8 @@ import pytest
 
 from service.api import event_export
 from service.errors import DatabaseUnavailable
+from service.http_protocol import LimitedProtocol
 from service.modules.credential_reader import CredentialReader
-from service.server import LimitedProtocol
 from tests.rest import Headers, problem_of, stored
 from tests.stored import some_user
 from tests.support import Stack, serving

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from service.errors import ConfigurationError
+from service.http_protocol import LimitedProtocol
 from service.localstack import launcher
-from service.server import LimitedProtocol, Server, bound, config, serve
+from service.server import Server, bound, config, serve
 
 OK = b"HTTP/1.1 200 OK"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from service.api import json_body
-from service.server import LimitedProtocol
+from service.http_protocol import LimitedProtocol
 from tests.integration.test_server_limits import GET, OK, answering, listening, rest_of, sent
 from tests.proxying import raw
 from tests.rest import Headers

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from service.server import LimitedProtocol
+from service.http_protocol import LimitedProtocol
 from tests.proxying import Held, Proxied, events, proxied, raw
 from tests.rest import Headers
 from tests.support import Stack

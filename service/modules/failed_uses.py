@@ -1,0 +1,88 @@
+"""Uses that were granted and came to nothing: a second event beside the grant's."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from service.errors import (
+    AccountTypeUnknown,
+    CiphertextGone,
+    CiphertextRejected,
+    CredentialInactive,
+    CredentialNotFound,
+    CredentialsError,
+    CredentialUnreadable,
+    InvalidInput,
+    KeyVersionRetired,
+    NothingToRollBack,
+    ProviderOutcomeUnknown,
+    ProxyRefused,
+    Suspended,
+    TemporarilyUnavailable,
+)
+from service.modules.ports import AccessLog
+from service.modules.records import Action, Credential, Event, Outcome, OwnerAccess
+
+_log = logging.getLogger(__name__)
+
+REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (CiphertextGone, "ciphertext_gone"),
+    (KeyVersionRetired, "key_version_retired"),
+    (CiphertextRejected, "ciphertext_rejected"),
+    (CredentialUnreadable, "reference_mismatch"),
+    (NothingToRollBack, "no_previous_secret"),
+    (InvalidInput, "invalid_input"),
+    (ProxyRefused, "proxy_refused"),
+    (AccountTypeUnknown, "account_type_unknown"),
+    (Suspended, "suspended"),
+    (CredentialInactive, "inactive"),
+    (CredentialNotFound, "not_found"),
+    (ProviderOutcomeUnknown, "outcome_unknown"),
+    (TemporarilyUnavailable, "unavailable"),
+)
+"""What an event says of an error: the first that it is one of, else `OTHERWISE`."""
+
+OTHERWISE = "vault_refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedUse:
+    """A use that was granted, and what became of it."""
+
+    access: OwnerAccess
+    credential: Credential
+    action: Action
+    error: CredentialsError
+    batch_id: UUID | None = None
+    """The grant's, where Vault was asked in a batch of that id."""
+
+
+async def record_failed(log: AccessLog, failures: Sequence[FailedUse]) -> None:
+    """Records them in one statement.
+
+    Raises nothing where that can't be done: the grants are on record, and the callers' own errors matter more than
+    that these came to nothing.
+    """
+    try:
+        await log.record([_event(each) for each in failures])
+    except CredentialsError as unrecorded:
+        _log.warning(
+            "failed uses were not recorded", extra={"error": type(unrecorded).__name__, "count": len(failures)}
+        )
+
+
+def _event(failed: FailedUse) -> Event:
+    credential = failed.credential
+    return Event(
+        access=failed.access,
+        credential_id=credential.id,
+        account_id=credential.account_id,
+        owner=credential.user_id,
+        action=failed.action,
+        outcome=Outcome.FAILED,
+        reason=next((reason for kind, reason in REASONS if isinstance(failed.error, kind)), OTHERWISE),
+        transit_key=credential.transit_key,
+        transit_key_version=credential.transit_key_version,
+        batch_id=failed.batch_id,
+    )
