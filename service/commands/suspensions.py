@@ -73,6 +73,9 @@ def suspend(
 
     made = asked(context, suspended)
     _print(made, [made], as_json)
+    if made["credentials"] == 0:
+        # It is in force all the same: whoever it is may be about to store some.
+        typer.echo("note: nobody of that name, or no such account, has a credential; is it written right?", err=True)
 
 
 @app.command()
@@ -106,6 +109,8 @@ def _print(document: Json, listed: list[Json], as_json: bool) -> None:
     for each in listed:
         whom = f"user {plain(each['user_id'])}" if each["account_id"] is None else f"account {each['account_id']}"
         why = "" if each["reason"] is None else f": {plain(each['reason'])}"
-        typer.echo(f"{whom}, since {plain(each['suspended_at'])} by {plain(each['suspended_by'])}{why}")
+        held = each["credentials"]
+        of = "1 credential" if held == 1 else f"{held} credentials"
+        typer.echo(f"{whom}: {of}, since {plain(each['suspended_at'])} by {plain(each['suspended_by'])}{why}")
     if not listed:
         typer.echo("nobody is suspended")

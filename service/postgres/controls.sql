@@ -1,7 +1,8 @@
 -- The statements of the controls: suspensions, suspects, and what is cut off while it is under way.
 
 -- name: suspend
--- No row: it is suspended already, by whoever was first, and nothing is changed or recorded.
+-- No row: it is suspended already, by whoever was first, and nothing is changed or recorded. One of a suspension's user
+-- and account is null, and equal to nothing; here, and in the statements below.
 -- set_config: whatever the server does by default, a suspension that was answered survives its crash.
 WITH made AS (
     INSERT INTO public.suspensions (user_id, account_id, reason, suspended_by)
@@ -12,11 +13,13 @@ WITH made AS (
     INSERT INTO public.credential_events (user_id, account_id, actor, action, outcome, reason, request_id)
     SELECT user_id, account_id, suspended_by, $5, 'done', reason, $6 FROM made
 )
-SELECT * FROM made
+SELECT made.*,
+       (SELECT count(*) FROM public.credentials c WHERE c.user_id = made.user_id)
+     + (SELECT count(*) FROM public.credentials c WHERE c.account_id = made.account_id) AS credentials
+FROM made
 WHERE (SELECT set_config('synchronous_commit', 'on', true)) IS NOT NULL;
 
 -- name: resume
--- One of $1 and $2 is null, and equal to nothing.
 WITH lifted AS (
     DELETE FROM public.suspensions WHERE user_id = $1 OR account_id = $2
     RETURNING id, user_id, account_id
@@ -27,14 +30,18 @@ WITH lifted AS (
 SELECT id FROM lifted;
 
 -- name: find_suspension
-SELECT id, user_id, account_id, reason, suspended_by, suspended_at
-FROM public.suspensions WHERE user_id = $1 OR account_id = $2;
+SELECT s.id, s.user_id, s.account_id, s.reason, s.suspended_by, s.suspended_at,
+       (SELECT count(*) FROM public.credentials c WHERE c.user_id = s.user_id)
+     + (SELECT count(*) FROM public.credentials c WHERE c.account_id = s.account_id) AS credentials
+FROM public.suspensions s WHERE s.user_id = $1 OR s.account_id = $2;
 
 -- name: page_suspensions
-SELECT id, user_id, account_id, reason, suspended_by, suspended_at
-FROM public.suspensions
-WHERE $1::timestamptz IS NULL OR (suspended_at, id) < ($1, $2::uuid)
-ORDER BY suspended_at DESC, id DESC
+SELECT s.id, s.user_id, s.account_id, s.reason, s.suspended_by, s.suspended_at,
+       (SELECT count(*) FROM public.credentials c WHERE c.user_id = s.user_id)
+     + (SELECT count(*) FROM public.credentials c WHERE c.account_id = s.account_id) AS credentials
+FROM public.suspensions s
+WHERE $1::timestamptz IS NULL OR (s.suspended_at, s.id) < ($1, $2::uuid)
+ORDER BY s.suspended_at DESC, s.id DESC
 LIMIT $3;
 
 -- name: cut_off

@@ -283,6 +283,8 @@ CREATE INDEX credential_events_default_user_id_at_id_idx ON public.credential_ev
 
 CREATE INDEX credential_events_default_xid_id_idx ON public.credential_events_default USING btree (xid, id);
 
+CREATE INDEX credentials_by_account ON public.credentials USING btree (account_id) WHERE (account_id IS NOT NULL);
+
 CREATE INDEX credentials_by_key_version ON public.credentials USING btree (transit_key, transit_key_version, created_at, id);
 
 CREATE INDEX credentials_by_key_version_pin ON public.credentials USING btree (transit_key, transit_key_version, pinned_at);

@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.rest import Headers, client_on, problem_of
+from tests.rest import Headers, client_on, problem_of, stored
 from tests.stored import some_user
 from tests.support import Stack
 from tests.written import Connection
@@ -194,6 +194,22 @@ async def test_a_second_suspension_is_the_first_one_whoever_asks_and_one_event(
         ("resume", "done", "operator:oscar", None, None),
         ("suspend", "done", "operator:olga", None, None),
     ]
+
+
+async def test_a_suspension_says_how_many_credentials_it_is_about_and_a_mistyped_one_says_0(
+    rest: httpx.AsyncClient, operator: Headers, bearer: Callable[..., Headers]
+) -> None:
+    user_id, other, account_id = some_user(), some_user(), str(uuid4())
+    for owner, given in ((user_id, {}), (user_id, {"account_id": account_id}), (other, {"account_id": account_id})):
+        made = await stored(rest, bearer("user", owner), **given)
+    await rest.patch(f"/v1/credentials/{made['id']}", json={"is_active": False}, headers=bearer("user", other))
+    about = {at_user(user_id): 2, at_user(other): 1, at_account(account_id): 2, at_user(f"{user_id}x"): 0}
+    about[at_account(uuid4())] = 0
+    for path, credentials in about.items():
+        for method in ("POST", "POST", "GET"):  # when it is made, and when it is there
+            assert (await rest.request(method, path, headers=operator)).json()["credentials"] == credentials
+    listed = (await rest.get("/v1/suspensions?limit=5", headers=operator)).json()["suspensions"]
+    assert [each["credentials"] for each in listed] == list(about.values())[::-1]
 
 
 async def test_many_suspensions_at_once_are_one(

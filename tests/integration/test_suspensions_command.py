@@ -58,7 +58,8 @@ def test_a_user_is_suspended_listed_and_resumed_and_meanwhile_nothing_is_handed_
         assert hand_off() == 200
         done = suspensions("suspend", "--user", user, "--reason", "stolen laptop")
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"user {user}, since ")
+        assert done.stdout.startswith(f"user {user}: 1 credential, since ")
+        assert done.stderr == ""
         assert done.stdout.endswith(" by operator:olga: stolen laptop\n")
         assert hand_off() == 403
         assert done.stdout in suspensions("list").stdout
@@ -74,7 +75,9 @@ def test_a_user_is_suspended_listed_and_resumed_and_meanwhile_nothing_is_handed_
 
 def test_an_account_is_suspended_and_resumed(suspensions: Run) -> None:
     account = str(uuid4())
-    assert suspensions("suspend", "--account", account).stdout.startswith(f"account {account}, since ")
+    done = suspensions("suspend", "--account", account)
+    assert done.stdout.startswith(f"account {account}: 0 credentials, since ")
+    assert "is it written right?" in done.stderr  # in force all the same
     assert f"account {account}" in suspensions("list").stdout
     assert suspensions("resume", "--account", account).returncode == 0
     assert account not in suspensions("list").stdout
