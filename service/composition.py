@@ -207,7 +207,8 @@ class Runtime:
             # every call under way cut because nobody could ask about it.
             reserved = settings.model_copy(update={"database_pool_size": 2})
             controls = PostgresControlStore(await stack.enter_async_context(Database.open(reserved)))
-            suspects = Suspects(PostgresControlStore(database))
+            shared_controls = PostgresControlStore(database)
+            suspects = Suspects(shared_controls)
             under_way = UsesUnderWay(
                 controls, recheck_seconds=settings.recheck_seconds, grace_seconds=settings.recheck_grace_seconds
             )
@@ -264,7 +265,7 @@ class Runtime:
                 skew_mender=SkewMender(skew_store, ciphertexts, layout),
                 keys=keys,
                 key_jobs=KeyJobs(key_store, keys, wait_seconds=settings.job_wait_seconds),
-                suspensions=Suspensions(controls, under_way),
+                suspensions=Suspensions(controls, under_way, counting=shared_controls),
                 importer=Importer(RowImporter(reader, writer, opener, log, past_ids)),
                 suspects=suspects,
                 under_way=under_way,
@@ -333,7 +334,8 @@ def _readiness(
 ) -> Readiness:
     async def postgres() -> None:
         row = await database.fetchrow(SQL["migration_version"])
-        if row[0] != LATEST_VERSION:
+        # What a newer version's migrations add is in nobody's way: replicas are replaced one after the other.
+        if row[0] < LATEST_VERSION:
             raise DatabaseNotReady
 
     return Readiness(

@@ -17,6 +17,8 @@ app = typer.Typer(no_args_is_help=True)
 
 Json = dict[str, Any]
 _PAGE = 200
+_MOST = 1000
+"""Up to which credentials are counted."""
 
 User = Annotated[str | None, typer.Option(metavar="NAME", help="The user's name.")]
 Account = Annotated[str | None, typer.Option(metavar="ID", help="The account's id, a UUID: of whichever user.")]
@@ -73,7 +75,7 @@ def suspend(
 
     made = asked(context, suspended)
     _print(made, [made], as_json)
-    if made["credentials"] == 0:
+    if made.get("credentials") == 0:
         # It is in force all the same: whoever it is may be about to store some.
         typer.echo("note: nobody of that name, or no such account, has a credential; is it written right?", err=True)
 
@@ -109,8 +111,18 @@ def _print(document: Json, listed: list[Json], as_json: bool) -> None:
     for each in listed:
         whom = f"user {plain(each['user_id'])}" if each["account_id"] is None else f"account {each['account_id']}"
         why = "" if each["reason"] is None else f": {plain(each['reason'])}"
-        held = each["credentials"]
-        of = "1 credential" if held == 1 else f"{held} credentials"
-        typer.echo(f"{whom}: {of}, since {plain(each['suspended_at'])} by {plain(each['suspended_by'])}{why}")
+        typer.echo(
+            f"{whom}{_held(each.get('credentials'))}, since {plain(each['suspended_at'])}"
+            f" by {plain(each['suspended_by'])}{why}"
+        )
     if not listed:
         typer.echo("nobody is suspended")
+
+
+def _held(credentials: int | None) -> str:
+    """Nothing where a replica could not count them, or is of a version that doesn't."""
+    if credentials is None:
+        return ""
+    if credentials > _MOST:
+        return f": more than {_MOST} credentials"
+    return ": 1 credential" if credentials == 1 else f": {credentials} credentials"

@@ -31,7 +31,11 @@ def worker() -> None:
     from service.settings_files import log_exposed_files
 
     # The runtime's is not needed: `as_rotator` puts the rotator's, which may be in a file, in its place.
-    given = {} if os.environ.get("DATABASE_URL") else {"database_url": os.environ.get(_DATABASE) or "postgresql:"}
+    given = (
+        {}
+        if os.environ.get("DATABASE_URL")
+        else {"database_url": os.environ.get(_DATABASE, "").strip() or "postgresql:"}
+    )
     settings = load_settings(**given)
     rotator_settings = settings.as_rotator()
     if rotator_settings is None:

@@ -39,6 +39,10 @@ class ControlStore(Protocol):
         """Newest first, from after the cursor, at most `limit`."""
         ...
 
+    async def count_suspended(self, whom: Sequence[Suspendable]) -> list[int]:
+        """How many credentials each has, in order, active or not; 1001 for any more than 1000."""
+        ...
+
     async def cut_off(self, uses: Sequence[tuple[str, UUID]]) -> list[CredentialDenied | None]:
         """Of each user and credential, in order, why it may not be used any more; None where it still may.
 

@@ -45,6 +45,9 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
 
 OTHERWISE = "vault_refused"
 
+_TOLD = 5
+"""In the log, of those that could not be recorded together."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedUse:
@@ -59,17 +62,27 @@ class FailedUse:
 
 
 async def record_failed(log: AccessLog, failures: Sequence[FailedUse]) -> None:
-    """Records them in one statement.
+    """Records them together.
 
     Raises nothing where that can't be done: the grants are on record, and the callers' own errors matter more than
     that these came to nothing.
     """
+    made = [_event(each) for each in failures]
     try:
-        await log.record([_event(each) for each in failures])
+        await log.record(made)
     except CredentialsError as unrecorded:
-        _log.warning(
-            "failed uses were not recorded", extra={"error": type(unrecorded).__name__, "count": len(failures)}
-        )
+        for event in made[:_TOLD]:
+            _log.warning(
+                "a failed use was not recorded",
+                extra={
+                    "error": type(unrecorded).__name__,
+                    "credential": str(event.credential_id),
+                    "action": event.action.value,
+                    "reason": event.reason,
+                    "batch": str(event.batch_id),
+                    "of": len(made),
+                },
+            )
 
 
 def _event(failed: FailedUse) -> Event:

@@ -195,9 +195,15 @@ class Proxy:
                         await self._note(access, credential, provider, answer.status, call.path)
                         await _passed_back(answer, caller, clock)
             except (TimeoutError, ProviderUnavailable, CredentialDenied, DatabaseUnavailable) as error:
+                may_be_done = key.given and not call.is_read
                 if isinstance(error, CredentialDenied):
                     await self._opener.record_failure(access, credential, action, error)
-                failure = _failure(error, hung_up=clock.hung_up, may_be_done=key.given and not call.is_read)
+                elif isinstance(error, DatabaseUnavailable):
+                    # Nobody could say whether it is still allowed; what records may be there all the same.
+                    await self._record_cut(
+                        access, credential, action, ProviderOutcomeUnknown() if may_be_done else error
+                    )
+                failure = _failure(error, hung_up=clock.hung_up, may_be_done=may_be_done)
             except asyncio.CancelledError:
                 # By whoever stops this process, who waits for it a little.
                 may_be_done = key.given and not call.is_read

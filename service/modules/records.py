@@ -347,5 +347,5 @@ class Suspension:
     reason: str | None
     suspended_by: str
     suspended_at: datetime
-    credentials: int
-    """How many it is about, active or not, when this was asked for. 0 where a name was mistyped."""
+    credentials: int | None = None
+    """How many it is about, active or not, 1001 for any more; None: that could not be counted."""

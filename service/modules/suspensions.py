@@ -1,13 +1,18 @@
 """The kill switch: users and accounts whose credentials nobody may use."""
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
-from service.errors import InvalidInput
+from service.errors import CredentialsError, InvalidInput
 from service.modules.control_ports import ControlStore, Suspendable
 from service.modules.input_checks import check_user_id, uuid_from
 from service.modules.records import Cursor, Suspension, SuspensionAccess, SuspensionReadAccess
 from service.modules.uses_under_way import UsesUnderWay
 from service.schemas.suspension_schemas import MAX_REASON
+
+_COUNTING_SECONDS = 1.0
 
 
 class Suspensions:
@@ -18,12 +23,16 @@ class Suspensions:
     `recheck_seconds`. The same suspension twice is one, and one event. Denied is whatever has to decrypt, validating,
     rolling back and changing one key of a pair included; storing, replacing both keys, disabling and deleting are not.
     Does not: take back what was handed out: a hand-off lasts until its time is over, and plaintext in a block of the
-    library until the block ends.
+    library until the block ends. How many credentials it is about is counted afterwards, and is None where that takes
+    longer than a second.
+
+    `counting` is the same store over other connections: those of `store` are for suspending alone.
     """
 
-    def __init__(self, store: ControlStore, under_way: UsesUnderWay) -> None:
+    def __init__(self, store: ControlStore, under_way: UsesUnderWay, *, counting: ControlStore) -> None:
         self._store = store
         self._under_way = under_way
+        self._counting = counting
 
     async def suspend(
         self,
@@ -43,7 +52,7 @@ class Suspensions:
             raise InvalidInput("reason", f"must be 1 to {MAX_REASON} printable characters")
         suspension = await self._store.suspend(access, whom, reason)
         self._under_way.cut(whom)
-        return suspension
+        return (await self._counted([suspension]))[0]
 
     async def resume(
         self, access: SuspensionAccess, *, user_id: str | None = None, account_id: str | UUID | None = None
@@ -59,11 +68,21 @@ class Suspensions:
         self, _access: SuspensionReadAccess, *, user_id: str | None = None, account_id: str | UUID | None = None
     ) -> Suspension:
         """The suspension in force. Raises as `resume`."""
-        return await self._store.suspension(_suspendable(user_id, account_id))
+        return (await self._counted([await self._store.suspension(_suspendable(user_id, account_id))]))[0]
 
     async def page(self, _access: SuspensionReadAccess, after: Cursor | None, limit: int) -> list[Suspension]:
         """What is in force, newest first, at most `limit`."""
-        return await self._store.suspensions(after, limit)
+        return await self._counted(await self._store.suspensions(after, limit))
+
+    async def _counted(self, found: Sequence[Suspension]) -> list[Suspension]:
+        """With how many credentials each is about, where that can be had soon: nobody who suspends waits for more."""
+        whom = [Suspendable(user_id=each.user_id, account_id=each.account_id) for each in found]
+        try:
+            async with asyncio.timeout(_COUNTING_SECONDS):
+                counts = await self._counting.count_suspended(whom)
+        except (CredentialsError, TimeoutError):
+            return list(found)
+        return [replace(each, credentials=count) for each, count in zip(found, counts, strict=True)]
 
 
 def _suspendable(user_id: str | None, account_id: str | UUID | None) -> Suspendable:

@@ -60,6 +60,12 @@ class PostgresControlStore:
         )
         return [suspension_from(row) for row in rows]
 
+    async def count_suspended(self, whom: Sequence[Suspendable]) -> list[int]:
+        rows = await self._database.fetch(
+            SQL["count_suspended"], [each.user_id for each in whom], [each.account_id for each in whom]
+        )
+        return [row["credentials"] for row in rows]
+
     async def cut_off(self, uses: Sequence[tuple[str, UUID]]) -> list[CredentialDenied | None]:
         rows = await self._database.fetch(
             SQL["cut_off"], [user_id for user_id, _ in uses], [credential_id for _, credential_id in uses]

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import asyncpg
 
-from service.errors import ConfigurationError, DatabaseNotReady
+from service.errors import ConfigurationError, DatabaseNotReady, DatabaseUnavailable
 from service.postgres.pool import translated_errors
 from service.postgres.queries import SQL
 
@@ -57,11 +57,13 @@ async def migrate(database_url: str, *, transit_keys: Sequence[str]) -> list[str
 
     Raises:
         DatabaseNotReady: the database has migrations that this version doesn't know, or other ones of the same number.
-        DatabaseUnavailable: Postgres could not be reached, or refused.
+        DatabaseUnavailable: Postgres could not be reached, or refused; or somebody has a table for longer than 3 s, for
+            which everybody would have to wait. What was applied before stays.
     """
     applied: list[str] = []
     async with _connected(database_url) as conn:
         await conn.execute(SQL["hold_migration_lock"])
+        await conn.execute(SQL["wait_briefly_for_tables"])
         bookkeeping, *rest = migrations()
         await conn.execute(bookkeeping.statements)
         known = {row["version"]: row["sha256"] for row in await conn.fetch(SQL["applied_migrations"])}
@@ -122,6 +124,10 @@ async def _connected(database_url: str) -> AsyncIterator["asyncpg.Connection[asy
             except asyncpg.InsufficientPrivilegeError:
                 raise ConfigurationError(
                     "DATABASE_URL: this needs the owner of the tables; that user may not"
+                ) from None
+            except asyncpg.LockNotAvailableError:
+                raise DatabaseUnavailable(
+                    "Somebody else is using a table that this has to have: run it again when they have done"
                 ) from None
             finally:
                 await conn.close(timeout=10)

@@ -278,6 +278,10 @@ SELECT coalesce(max(version), 0) FROM public.schema_migrations;
 -- Owner only. One migration at a time; the number is this project's own and means nothing else.
 SELECT pg_advisory_lock(7205759403792793);
 
+-- name: wait_briefly_for_tables
+-- Whoever waits for a table's lock has everybody behind it wait, who only reads, too: no longer than a moment.
+SET lock_timeout = '3s';
+
 -- name: applied_migrations
 SELECT version, name, sha256 FROM public.schema_migrations ORDER BY version;
 

@@ -30,9 +30,11 @@ class SuspensionDetails(BaseModel):
     reason: str | None = Field(description="Why, if whoever suspended it said so.")
     suspended_by: str = Field(description="Who did it: role and name.")
     suspended_at: Text = Field(description="Since when (RFC 3339, UTC).")
-    credentials: int = Field(
-        description="How many credentials it is about now, those that are disabled too. 0: nobody of that name, or no"
-        " such account, has any (yet): look whether it was written right."
+    credentials: int | None = Field(
+        default=None,
+        description="How many credentials it is about now, those that are disabled too; 1001 for any more than 1000,"
+        " null where they could not be counted in time. 0: nobody of that name, or no such account, has any (yet): look"
+        " whether it was written right.",
     )
 
 

@@ -184,6 +184,20 @@ async def test_a_migration_that_fails_leaves_nothing_of_itself_and_can_be_applie
     assert await conn.fetchval("SELECT to_regclass('next_one')") is not None
 
 
+async def test_whoever_has_a_table_is_not_waited_for_while_everybody_waits_behind(
+    owner_url: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = migrate_module.migrations()
+    monkeypatch.setattr(migrate_module, "migrations", lambda: every[:-1])
+    await migrate(owner_url, transit_keys=KEYS)
+    monkeypatch.setattr(migrate_module, "migrations", lambda: every)
+    async with conn.transaction():
+        await conn.execute("LOCK TABLE credentials IN ROW EXCLUSIVE MODE")  # as whoever writes has it
+        with pytest.raises(DatabaseUnavailable, match="run it again"):
+            await migrate(owner_url, transit_keys=KEYS)
+    assert await migrate(owner_url, transit_keys=KEYS) == [every[-1].name]
+
+
 async def test_the_service_does_not_call_itself_ready_on_a_database_that_is_not_migrated(
     stack: Stack, database: str, owner_url: str
 ) -> None:
@@ -193,6 +207,16 @@ async def test_the_service_does_not_call_itself_ready_on_a_database_that_is_not_
         assert "vault-credentials migrate" in checks["postgres"].detail
     await migrate(owner_url, transit_keys=KEYS)
     async with Runtime.open(stack.settings(database_url=in_database(stack.runtime_url, database))) as runtime:
+        checks = {check.name: check for check in await runtime.readiness.check()}
+        assert checks["postgres"].ok
+
+
+async def test_a_replica_stays_ready_when_a_newer_version_has_migrated_the_database(
+    stack: Stack, database: str, owner_url: str, conn: Connection
+) -> None:
+    await migrate(owner_url, transit_keys=KEYS)
+    async with Runtime.open(stack.settings(database_url=in_database(stack.runtime_url, database))) as runtime:
+        await conn.execute("INSERT INTO schema_migrations (version, name, sha256) VALUES (9999, 'of tomorrow', 'x')")
         checks = {check.name: check for check in await runtime.readiness.check()}
         assert checks["postgres"].ok
 

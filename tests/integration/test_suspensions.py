@@ -9,6 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from service.postgres.queries import SQL
 from tests.rest import Headers, client_on, problem_of, stored
 from tests.stored import some_user
 from tests.support import Stack
@@ -210,6 +211,47 @@ async def test_a_suspension_says_how_many_credentials_it_is_about_and_a_mistyped
             assert (await rest.request(method, path, headers=operator)).json()["credentials"] == credentials
     listed = (await rest.get("/v1/suspensions?limit=5", headers=operator)).json()["suspensions"]
     assert [each["credentials"] for each in listed] == list(about.values())[::-1]
+
+
+async def test_a_suspension_waits_for_nobody_who_keeps_the_credentials_to_themselves(
+    rest: httpx.AsyncClient, operator: Headers, owner_conn: Connection
+) -> None:
+    """A migration, say, or what queues behind a backup: then it can't be counted, and is in force all the same."""
+    user_id = some_user()
+    async with owner_conn.transaction():
+        await owner_conn.execute("LOCK TABLE credentials")
+        for method in ("POST", "GET"):
+            answer = await rest.request(method, at_user(user_id), headers=operator)
+            assert (answer.status_code, answer.json()["credentials"]) == (200, None)
+        assert await owner_conn.fetchval("SELECT count(*) FROM suspensions WHERE user_id = $1", user_id) == 1
+        listed = (await rest.get("/v1/suspensions?limit=1", headers=operator)).json()["suspensions"]
+        assert [(each["user_id"], each["credentials"]) for each in listed] == [(user_id, None)]
+    assert (await rest.get(at_user(user_id), headers=operator)).json()["credentials"] == 0
+
+
+async def test_of_very_many_credentials_only_so_many_are_counted(
+    rest: httpx.AsyncClient, operator: Headers, bearer: Callable[..., Headers], owner_conn: Connection
+) -> None:
+    user_id, account_id = some_user(), str(uuid4())
+    made = await stored(rest, bearer("user", user_id), account_id=account_id)
+    found = await owner_conn.fetch(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'credentials'"
+    )
+    columns = [row["column_name"] for row in found if row["column_name"] != "id"]
+    copied = owner_conn.transaction()
+    await copied.start()
+    try:
+        # Rows that fit nothing in Vault: only counted, and gone before anybody looks for what they are about.
+        await owner_conn.execute(
+            f"INSERT INTO credentials (id, {', '.join(columns)})"
+            f" SELECT gen_random_uuid(), {', '.join(columns)} FROM credentials, generate_series(1, 1200)"
+            " WHERE id = $1::text::uuid",
+            made["id"],
+        )
+        told = await owner_conn.fetch(SQL["count_suspended"], [user_id, None, "nobody"], [None, account_id, None])
+    finally:
+        await copied.rollback()
+    assert [row["credentials"] for row in told] == [1001, 1001, 0]
 
 
 async def test_many_suspensions_at_once_are_one(

@@ -11,6 +11,7 @@ import pytest
 
 from service.composition import Runtime
 from service.errors import Suspended
+from service.settings import Settings
 from tests.doubles.alpaca import AlpacaStandIn
 from tests.doubles.postgres_proxy import PostgresProxy
 from tests.doubles.streams import Streamed
@@ -317,25 +318,51 @@ async def test_calls_under_way_of_what_is_disabled_or_deleted_are_cut(
         await is_cut(source, reading)
 
 
+@asynccontextmanager
+async def replica_on(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """One more, on settings of its own."""
+    serving_here = serving(settings)
+    url = await asyncio.to_thread(serving_here.__enter__)
+    try:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=PATIENCE) as client:
+            yield client
+    finally:
+        await asyncio.to_thread(serving_here.__exit__, None, None, None)
+
+
+LOOKING = {"recheck_seconds": 0.1, "recheck_grace_seconds": 1}
+
+
 async def test_calls_under_way_are_cut_when_postgres_can_not_be_asked_for_the_grace(
     an_owner: Callable[..., Awaitable[Owner]], stack: Stack, alpaca: AlpacaStandIn
 ) -> None:
     owner = await an_owner()
-    async with PostgresProxy(stack.runtime_url) as network:
-        settings = stack.settings(
-            database_url=network.url, alpaca_base_url=alpaca.url, recheck_seconds=0.1, recheck_grace_seconds=1
-        )
-        async with asyncio.timeout(PATIENCE):
-            with_replica = await asyncio.to_thread(lambda: (made := serving(settings), made.__enter__()))
-        server, url = with_replica
-        try:
-            async with (
-                httpx.AsyncClient(base_url=url, trust_env=False, timeout=PATIENCE) as replica,
-                streaming(owner, replica, alpaca) as (source, reading),
-            ):
-                network.lose()
-                await is_cut(source, reading)
-                answer = await replica.get(f"{owner.path}/proxy/v2/account", headers=owner.headers)
-                assert problem_of(answer)[:2] == (503, "database-unavailable")
-        finally:
-            await asyncio.to_thread(server.__exit__, None, None, None)
+    async with (
+        PostgresProxy(stack.runtime_url) as network,
+        replica_on(stack.settings(database_url=network.url, alpaca_base_url=alpaca.url, **LOOKING)) as replica,
+        streaming(owner, replica, alpaca) as (source, reading),
+    ):
+        network.lose()
+        await is_cut(source, reading)
+        answer = await replica.get(f"{owner.path}/proxy/v2/account", headers=owner.headers)
+        assert problem_of(answer)[:2] == (503, "database-unavailable")
+
+
+async def test_what_is_cut_because_nobody_could_say_whether_it_is_allowed_is_an_event_too(
+    an_owner: Callable[..., Awaitable[Owner]], stack: Stack, alpaca: AlpacaStandIn, owner_conn: Connection
+) -> None:
+    owner = await an_owner()
+    settings = stack.settings(alpaca_base_url=alpaca.url, database_timeout=1, **LOOKING)
+    async with replica_on(settings) as replica, asyncio.timeout(PATIENCE):
+        alpaca.script(alpaca.silent)
+        order = asyncio.ensure_future(owner.uses(replica)["trade"]())
+        while not alpaca.seen:  # noqa: ASYNC110 - only asking tells
+            await asyncio.sleep(0.01)
+        async with owner_conn.transaction():
+            await owner_conn.execute("LOCK TABLE credentials")  # what asks about uses waits; what records doesn't
+            assert problem_of(await order)[:2] == (502, "provider-outcome-unknown")
+            assert await last_event(owner_conn, owner.user_id) == ("failed", "outcome_unknown")
+        async with streaming(owner, replica, alpaca) as (source, reading), owner_conn.transaction():
+            await owner_conn.execute("LOCK TABLE credentials")
+            await is_cut(source, reading)
+            assert await last_event(owner_conn, owner.user_id) == ("failed", "unavailable")
