@@ -260,7 +260,7 @@ class VaultDenied(CredentialsError):
 
 
 class VaultLoginFailed(VaultDenied):
-    """The service could not log in to Vault. An operator has to look."""
+    """The service could not log in to Vault: what to look at is in docs/runbook-vault-sealed.md, at `Refuses`."""
 
 
 class VaultRefused(CredentialsError):

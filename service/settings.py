@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, SettingsError
 from service.addresses import http_url
 from service.errors import ConfigurationError
 from service.names import name_problem
-from service.setting_types import CONFIG, env
+from service.setting_types import CONFIG, env, missing_for
 from service.use_settings import UseSettings
 
 SETTINGS_DIR = "CREDENTIALS_SETTINGS_DIR"
@@ -270,6 +270,11 @@ class Settings(UseSettings, ProviderSettings, ProcessSettings):
         """The transit key that signs the seals over the events. It is outside `transit_key_prefix`'s types."""
         return f"{self.transit_key_prefix}events"
 
+    def check_login(self) -> None:
+        """Raises ConfigurationError, which names it, where something is not set that the login to Vault takes."""
+        if missing := missing_for(self.vault_login, self.model_dump()):
+            raise ConfigurationError(f"settings: CREDENTIALS_{missing.upper()}: is not set; Vault's login takes it")
+
     def as_rotator(self) -> "Settings | None":
         """The same, with the rotator's logins in the place of the runtime's; None where they aren't set.
 
@@ -283,16 +288,10 @@ class Settings(UseSettings, ProviderSettings, ProcessSettings):
             for name in type(self).model_fields
             if name.startswith("rotator_vault_")
         }
-        needed: dict[VaultLogin, tuple[tuple[str, ...], ...]] = {
-            VaultLogin.APPROLE: (("vault_role_id",), ("vault_secret_id_file", "vault_secret_id")),
-            VaultLogin.KUBERNETES: (("vault_kubernetes_role",),),
-            VaultLogin.TOKEN_FILE: (("vault_token_file",),),
-        }
-        for ways in needed[self.rotator_vault_login]:
-            if not any(own[name] for name in ways):
-                raise ConfigurationError(
-                    f"settings: CREDENTIALS_ROTATOR_{ways[0].upper()}: is not set; the rotator logs in by it"
-                )
+        if missing := missing_for(self.rotator_vault_login, own):
+            raise ConfigurationError(
+                f"settings: CREDENTIALS_ROTATOR_{missing.upper()}: is not set; the rotator logs in by it"
+            )
         return self.model_copy(update={**own, "database_url": self.rotator_database_url})
 
     @property

@@ -75,6 +75,8 @@ def suspend(
 
     made = asked(context, suspended)
     _print(made, [made], as_json)
+    if reason is not None and made["reason"] != reason:
+        typer.echo("note: it was suspended before; that one is in force, and its reason stays", err=True)
     if made.get("credentials") == 0:
         # It is in force all the same: whoever it is may be about to store some.
         typer.echo("note: nobody of that name, or no such account, has a credential; is it written right?", err=True)
@@ -83,13 +85,20 @@ def suspend(
 @app.command()
 def resume(context: typer.Context, user: User = None, account: Account = None) -> None:
     """Lifts a suspension. Whose user and account are both suspended needs both lifted."""
+    from service.schemas.suspension_schemas import SuspensionPage
+
     path = _path(user, account)
 
-    async def resumed(client: "ServiceClient") -> None:
+    async def resumed(client: "ServiceClient") -> bool:
         await client.call("DELETE", path)
+        return bool((await client.call("GET", "/v1/suspensions?limit=1", SuspensionPage))[1]["suspensions"])
 
-    asked(context, resumed)
+    are_left = asked(context, resumed)
     typer.echo("resumed")
+    if are_left:
+        typer.echo(
+            "note: others are still suspended (`suspensions list`); whose account or user is stays cut off", err=True
+        )
 
 
 def _path(user: str | None, account: str | None) -> str:

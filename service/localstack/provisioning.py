@@ -68,6 +68,10 @@ def provision(
         _write_policy(vault, policy, rules)
     if f"{names.approle}/" not in vault.data("GET", "sys/auth"):
         vault.call("POST", f"sys/auth/{names.approle}", {"type": "approle"})
+    # By default five failed logins lock a role id out for a quarter of an hour, the right secret id with it.
+    # A role id is no secret, and nobody guesses a secret id.
+    # https://developer.hashicorp.com/vault/docs/concepts/user-lockout
+    vault.call("POST", f"sys/auth/{names.approle}/tune", {"user_lockout_config": {"lockout_disable": True}})
     # The operator and the auditor are people: they log in as the organisation's people do.
     for role in (names.role, names.rotator):
         vault.call(

@@ -62,7 +62,12 @@ class VaultSession:
     @classmethod
     @asynccontextmanager
     async def open(cls, http: httpx.AsyncClient, settings: Settings) -> AsyncIterator[Self]:
-        """Logs in when first asked for a token; revokes the token it logged in for when the block ends."""
+        """Logs in when first asked for a token; revokes the token it logged in for when the block ends.
+
+        Raises:
+            ConfigurationError: something is not set that the login takes.
+        """
+        settings.check_login()
         session = cls(http, settings)
         try:
             yield session

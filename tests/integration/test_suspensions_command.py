@@ -50,7 +50,8 @@ def test_a_user_is_suspended_listed_and_resumed_and_meanwhile_nothing_is_handed_
     user = some_user()
     acting = {**bearer("orchestrator", "bot"), "X-User-Id": user}
     with httpx.Client(base_url=server, headers=acting, trust_env=False) as client:
-        credential_id = client.post("/v1/credentials", json=new_body()).json()["id"]
+        made = client.post("/v1/credentials", json=new_body()).json()
+        credential_id, account = made["id"], made["account_id"]
 
         def hand_off() -> int:
             return client.post(f"/v1/credentials/{credential_id}/handoff").status_code
@@ -66,7 +67,15 @@ def test_a_user_is_suspended_listed_and_resumed_and_meanwhile_nothing_is_handed_
         (listed,) = (each for each in told(suspensions("list", "--json"))["suspensions"] if each["user_id"] == user)
         assert listed == told(suspensions("suspend", "--user", user, "--json"))
         assert (listed["reason"], listed["account_id"]) == ("stolen laptop", None)
-        assert suspensions("resume", "--user", user).stdout == "resumed\n"
+        again = suspensions("suspend", "--user", user, "--reason", "another")
+        assert again.stdout == done.stdout
+        assert "it was suspended before" in again.stderr
+        assert suspensions("suspend", "--account", account).stderr == ""
+        resumed = suspensions("resume", "--user", user)
+        assert resumed.stdout == "resumed\n"
+        assert "others are still suspended" in resumed.stderr
+        assert hand_off() == 403
+        assert suspensions("resume", "--account", account).stdout == "resumed\n"
         assert hand_off() == 200
     again = suspensions("resume", "--user", user)
     assert (again.returncode, again.stdout) == (1, "")

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -254,7 +255,27 @@ async def test_kubernetes_logs_in_with_the_service_accounts_token_and_reads_it_a
                 await works(runtime)
 
 
-async def test_kubernetes_without_a_role_is_a_setting_that_is_missing(vault: OwnVault) -> None:
-    async with Runtime.open(vault.settings(vault_login=VaultLogin.KUBERNETES)) as runtime:
-        with pytest.raises(ConfigurationError, match="CREDENTIALS_VAULT_KUBERNETES_ROLE"):
-            await works(runtime)
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"vault_login": VaultLogin.KUBERNETES}, "KUBERNETES_ROLE"),
+        ({"vault_login": VaultLogin.TOKEN_FILE}, "TOKEN_FILE"),
+        ({"vault_role_id": None}, "ROLE_ID"),
+        ({"vault_role_id": ""}, "ROLE_ID"),
+        ({"vault_secret_id_file": None, "vault_secret_id": None}, "SECRET_ID_FILE"),
+    ],
+)
+async def test_what_a_login_lacks_is_named_before_anything_starts(
+    given: dict[str, Any], named: str, vault: OwnVault
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"CREDENTIALS_VAULT_{named}: is not set"):
+        async with Runtime.open(vault.settings(**given)):
+            pass
+
+
+def test_failed_logins_do_not_lock_out_who_has_the_right_secret_id(stack: Stack) -> None:
+    """A role id is no secret: else anybody who reaches Vault keeps the service out."""
+    for _ in range(8):
+        wrong = {"role_id": stack.role_id, "secret_id": str(uuid4())}
+        assert stack.vault("POST", LOGIN, wrong).status_code == 400
+    assert stack.runtime_token()
