@@ -134,8 +134,9 @@ def doctor(
     """Says what is in force for a command started now, what is missing and how to get it; tries the connections.
 
     What wipes freed memory, locked pages, core dumps; and, where DATABASE_URL and VAULT_ADDR are set, Vault, the
-    transit key, Postgres, whether these belong together, and whether they are of the same moment: after a restore of
-    one of them, which credentials don't fit. Exit status 1 if something is wrong.
+    transit key, Postgres, whether these belong together, the callers' token issuer, the rotator's logins, and whether
+    Vault and Postgres are of the same moment: after a restore of one of them, which credentials don't fit. Exit status
+    1 if something is wrong.
     """
     from service.doctor import doctor as examine
     from service.observability import configure_logging

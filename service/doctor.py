@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,8 +21,11 @@ from service.memory.hardening import Prepared, prepared
 from service.memory.secret_pages import SecretBuffer
 from service.memory.zeroing import Zeroing
 from service.modules.skew_records import SEALS, SEALS_REMEDY, Examined, SkewKind, SkewReport
-from service.settings import load_process_settings, load_settings
+from service.settings import Settings, load_process_settings, load_settings
 from service.settings_files import exposed_files
+
+if TYPE_CHECKING:
+    from service.authz.identity import TokenVerifier
 
 _PROBE = """
 import dataclasses, json, sys
@@ -202,8 +207,11 @@ def _connections(*, full: bool) -> Iterator[Finding]:
 
     async def checks() -> list[Finding]:
         async with Runtime.open(settings) as runtime:
-            tried = await runtime.readiness.check()
+            tried, issuer, rotator = await asyncio.gather(
+                runtime.readiness.check(), _issuer(runtime.identity), _rotator(settings)
+            )
             findings = [Finding(each.name, Verdict.OK if each.ok else Verdict.WRONG, each.detail) for each in tried]
+            findings += [issuer, rotator]
             if not all(each.ok for each in tried if each.blocking):
                 return findings
             # It all works, so there is more to be said than readiness does.
@@ -216,6 +224,46 @@ def _connections(*, full: bool) -> Iterator[Finding]:
         yield Finding("settings", Verdict.WRONG, str(error).removeprefix("settings: "))
     except CredentialsError as error:  # it worked a moment ago
         yield Finding("skew", Verdict.WRONG, str(error))
+
+
+async def _issuer(verifier: "TokenVerifier | None") -> Finding:
+    """Whether the callers' tokens can be checked. Without an issuer nothing is wrong: a library needs none."""
+    if verifier is None:
+        told = "CREDENTIALS_OIDC_ISSUER is not set: the service lets nobody in (as a library it needs none)"
+        return Finding("issuer", Verdict.UNTRIED, told)
+    try:
+        keys = await verifier.count_keys()
+    except CredentialsError as error:
+        told = f"its keys cannot be fetched: {error}; look at CREDENTIALS_OIDC_ISSUER and CREDENTIALS_OIDC_CACERT"
+        return Finding("issuer", Verdict.WRONG, told)
+    if not keys:
+        return Finding("issuer", Verdict.WRONG, "it publishes no key that fits CREDENTIALS_OIDC_ALGORITHMS")
+    return Finding("issuer", Verdict.OK, f"its discovery document and keys can be fetched (keys: {keys})")
+
+
+async def _rotator(settings: Settings) -> Finding:
+    """Whether what does the jobs can log in. A process without its logins leaves them to a worker."""
+    from service.rotator import login_problems, logs_in_once  # here, as the composition
+
+    try:
+        own = settings.as_rotator()
+        if own is None:
+            told = "CREDENTIALS_ROTATOR_DATABASE_URL is not set here, so its logins were not tried: jobs are a worker's"
+            return Finding("rotator", Verdict.UNTRIED, told)
+        problems = await login_problems(own)
+    except ConfigurationError as error:
+        problems = [str(error).removeprefix("settings: ")]
+    if problems:
+        return Finding("rotator", Verdict.WRONG, "; ".join(map(_of_the_rotator, problems)))
+    if own is not None and logs_in_once(own):
+        told = "its login to Postgres works; that to Vault was not tried, as its wrapped secret id works once"
+        return Finding("rotator", Verdict.UNTRIED, told)
+    return Finding("rotator", Verdict.OK, "its logins to Postgres and Vault work")
+
+
+def _of_the_rotator(problem: str) -> str:
+    """With the rotator's settings named as they are set: what reads them knows them by the runtime's names."""
+    return re.sub(r"(?<!\w)(?:CREDENTIALS_(?=VAULT_)|(?=DATABASE_URL))", "CREDENTIALS_ROTATOR_", problem)
 
 
 def _told_how_far(seen: int) -> None:

@@ -5,12 +5,14 @@ It has logins of its own, to Vault and to Postgres: they can rewrap, and cannot 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
+from uuid import UUID
 
 from service.correlation import start_alone
+from service.errors import CredentialsError, DatabaseNotReady, InstallationMismatch
 from service.http_clients import vault_client
 from service.modules.event_sealer import EventSealer
 from service.modules.job_runner import JobRunner
@@ -24,8 +26,9 @@ from service.postgres.rotation_store import PostgresRotationStore
 from service.postgres.seal_store import PostgresSealStore
 from service.postgres.skew_store import PostgresSkewStore
 from service.providers.registry import credential_types
-from service.settings import Settings
+from service.settings import Settings, VaultLogin
 from service.vault.ciphertext_store import KvCiphertextStore
+from service.vault.client import VaultClient
 from service.vault.event_signer import KvSealAnchor, TransitEventSigner
 from service.vault.login import VaultSession
 from service.vault.transit_keys import TransitKeyRing
@@ -139,3 +142,47 @@ async def rotating(settings: Settings) -> AsyncIterator[None]:
                 _log.warning("a job was cut short at the end; it is gone on with later")
                 task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+def logs_in_once(settings: Settings) -> bool:
+    """Whether it is a wrapping token that the login to Vault needs, which works once."""
+    return settings.vault_login is VaultLogin.APPROLE and settings.vault_secret_id_wrapped
+
+
+async def login_problems(settings: Settings) -> list[str]:
+    """Logs in as the rotator and out again; what is wrong with the logins, in public words. Changes nothing.
+
+    Both are asked for the installation's id, as a worker asks when it starts. Vault isn't where its secret id is
+    wrapped: what unwraps it uses it up, and it is the worker's. `settings` are those of `Rotator.open`.
+
+    Raises:
+        ConfigurationError: the settings can't be used.
+    """
+    seconds = settings.vault_timeout + settings.database_timeout
+    async with (
+        vault_client(settings) as http,
+        VaultSession.open(http, settings) as session,
+        Database.open(settings) as database,
+    ):
+        vault = VaultClient(http, session, namespace=settings.vault_namespace, retries=settings.vault_retries)
+        asked = {"Postgres": PostgresRotationStore(database, settings).installation_id()}
+        if not logs_in_once(settings):
+            asked["Vault"] = KvCiphertextStore(vault, settings.kv_mount).installation_id()
+        answers = await asyncio.gather(*(_answer(each, seconds) for each in asked.values()))
+    problems = [f"{name}: {each}" for name, each in zip(asked, answers, strict=True) if isinstance(each, str)]
+    if not problems and (None in answers or len(set(answers)) > 1):
+        problems.append(str(InstallationMismatch()))
+    return problems
+
+
+async def _answer(asked: Awaitable[UUID | None], seconds: float) -> UUID | str | None:
+    """The id, or why there is none."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await asked
+    except DatabaseNotReady:
+        return "The login is refused, or its role lacks what `vault-credentials migrate` gives it."
+    except CredentialsError as error:
+        return str(error)
+    except TimeoutError:
+        return "No answer in time."

@@ -145,6 +145,10 @@ class TokenVerifier:
         self._verified.keep(token, VerifiedToken(identity, kid, algorithm, key, begins, int(claims["exp"])))
         return identity
 
+    async def count_keys(self) -> int:
+        """How many keys of the issuer a token may be signed with. Asks it, and raises, as `IssuerKeys.count`."""
+        return await self._keys.count()
+
     async def aclose(self) -> None:
         """Ends what is under way in the background."""
         await self._keys.aclose()

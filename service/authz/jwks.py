@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service.correlation import start_alone
 from service.errors import IssuerUnavailable
@@ -77,7 +78,7 @@ class IssuerKeys:
         self._keys: tuple[SigningKey, ...] = ()
         self._fetched_at: float | None = None  # when a fetch last succeeded
         self._tried_at: float | None = None  # when a fetch last began
-        self._last_failed = False
+        self._problem: str | None = None  # why the last fetch failed, in words
         self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
@@ -95,9 +96,22 @@ class IssuerKeys:
             # Shielded: when the one caller that started the fetch goes away, the others still want it.
             await asyncio.shield(self._start_fetch())
             known = self._fitting(kid, algorithm)
-        if known is None and self._last_failed:
+        if known is None and self._problem is not None:
             raise IssuerUnavailable
         return known
+
+    async def count(self) -> int:
+        """How many keys the issuer has that a token may be signed with; they are fetched for it, whatever is known.
+
+        Raises:
+            IssuerUnavailable: they could not be fetched; it says why.
+        """
+        await asyncio.shield(self._start_fetch())
+        if self._problem is not None:
+            raise IssuerUnavailable(self._problem)
+        # One key may be there several times: for each algorithm that it fits.
+        public = {each.key.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for each in self._keys}
+        return len(public)
 
     async def aclose(self) -> None:
         """Ends a fetch that is under way."""
@@ -133,39 +147,55 @@ class IssuerKeys:
                 discovery = await self._get_json(self._issuer.rstrip("/") + "/.well-known/openid-configuration")
                 # Or one issuer could hand out another's keys (OIDC Discovery, 4.3).
                 if discovery.get("issuer") != self._issuer:
-                    raise ValueError("discovery names another issuer")
+                    raise _Unusable("its discovery document names another issuer")
                 keys = _parsed(await self._get_json(self._jwks_uri(discovery)), self._algorithms)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, RecursionError) as error:
-            self._last_failed = True
+            self._problem = _in_words(error)
             _log.warning("the token issuer's keys could not be fetched: %s", type(error).__name__)
             return
         self._keys = keys
         self._fetched_at = self._clock()
-        self._last_failed = False
+        self._problem = None
 
     def _jwks_uri(self, discovery: dict[str, Any]) -> str:
         uri = discovery.get("jwks_uri")
         # Keys that came over plain HTTP would undo an issuer's HTTPS.
         schemes = ("https://",) if self._issuer.startswith("https://") else ("https://", "http://")
         if not isinstance(uri, str) or not uri.startswith(schemes):
-            raise ValueError("discovery has no usable jwks_uri")
+            raise _Unusable("its discovery document has no usable jwks_uri")
         return uri
 
     async def _get_json(self, url: str) -> dict[str, Any]:
         async with self._http.stream("GET", url, follow_redirects=False) as response:
             if response.status_code != httpx.codes.OK:
-                raise ValueError("the issuer did not answer 200")
+                raise _Unusable(f"it answered {response.status_code}, not 200")
             document = json.loads(await read_limited(response, _MAX_DOCUMENT_BYTES))
         if not isinstance(document, dict):
-            raise ValueError("the issuer's document is not an object")
+            raise _Unusable("its document is not an object")
         return document
+
+
+class _Unusable(ValueError):
+    """What the issuer answered can't be used; the text is ours, but for a status."""
+
+
+def _in_words(error: Exception) -> str:
+    match error:
+        case TimeoutError():
+            return "no answer in time"
+        case _Unusable() | httpx.TransportError():  # `http_clients` gives the latter fixed texts
+            return str(error)
+        case httpx.InvalidURL():
+            return "not a URL that can be asked"
+        case _:
+            return "its document is not JSON"  # the parser's own text would quote it
 
 
 def _parsed(document: dict[str, Any], algorithms: frozenset[str]) -> tuple[SigningKey, ...]:
     """Every key of a JWK set, once for each accepted algorithm it fits; those that fit none are left out."""
     entries = document.get("keys")
     if not isinstance(entries, list):
-        raise ValueError("the JWK set has no list of keys")
+        raise _Unusable("its JWK set has no list of keys")
     keys: list[SigningKey] = []
     for entry in entries[:_MAX_KEYS]:
         if isinstance(entry, dict):

@@ -524,6 +524,34 @@ async def test_an_issuer_without_keys_makes_tokens_unacceptable_and_not_the_issu
     await refused(verifier, issuer.token("k1"))
 
 
+async def test_keys_are_counted_once_each_and_fetched_for_it(issuer: OidcIssuer, http: httpx.AsyncClient) -> None:
+    verifier = verifier_of(issuer, http, Clock(), algorithms=("RS256", "RS384", "ES256"))
+    issuer.add_key("fits two algorithms", "RS256", alg=None)
+    issuer.add_key("fits none", "EdDSA")
+    assert await verifier.count_keys() == 2
+    issuer.withdraw("k1")
+    assert await verifier.count_keys() == 1
+
+
+IN_WORDS = {
+    "another issuer in discovery": "its discovery document names another issuer",
+    "not JSON": "its document is not JSON",
+    "deep nesting": "its document is not JSON",
+    "too large": "the answer is larger than allowed",
+    "an error": "it answered 500, not 200",
+    "a redirect": "it answered 302, not 200",
+}
+
+
+@pytest.mark.parametrize("kind", IN_WORDS)
+async def test_who_counts_keys_is_told_in_words_why_there_are_none(
+    kind: str, issuer: OidcIssuer, verifier: TokenVerifier
+) -> None:
+    issuer.script(BROKEN[kind])
+    with pytest.raises(IssuerUnavailable, match=rf"^{IN_WORDS[kind]}$"):
+        await verifier.count_keys()
+
+
 async def test_an_issuers_name_may_end_in_a_slash(issuer: OidcIssuer, http: httpx.AsyncClient) -> None:
     name = issuer.url + "/"
     issuer.discovery_changes = {"issuer": name}

@@ -379,6 +379,8 @@ def test_the_doctor_finds_a_good_machine_good(private_stack: Stack) -> None:
         "transit",
         "postgres",
         "installation",
+        "issuer",
+        "rotator",
         "skew",
     ):
         assert found[name].startswith("ok "), found
