@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from service.composition import Runtime
-from service.modules.import_records import Became, ImportReport, Mode, RowResult, SourceRow, UnreadableRow
+from service.modules.import_records import Became, Check, ImportReport, Mode, RowResult, SourceRow, UnreadableRow
 from service.modules.records import ImportAccess
 from service.sources.files import FileSource, Kind
 from service.sources.secret_lines import SecretLines, secret_file
@@ -72,10 +72,10 @@ async def source_of(path: Path) -> AsyncIterator[FileSource]:
         yield FileSource(SecretLines(descriptor), Kind(path.suffix.removeprefix(".")))
 
 
-async def read(path: Path) -> list[SourceRow | UnreadableRow]:
+async def read(path: Path, check: Check = lambda _row: None) -> list[SourceRow | UnreadableRow]:
     """All rows of a file."""
     async with source_of(path) as source:
-        return [row async for row in source.rows()]
+        return [row async for row in source.rows(check)]
 
 
 async def import_file(

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -133,6 +133,10 @@ class ImportReport:
         return time.monotonic() - self.started
 
 
+Check = Callable[[SourceRow], None]
+"""Raises InvalidInput for a row that is wrong by itself, whatever is here and whatever its source has beside it."""
+
+
 class Source(Protocol):
     """Where credentials come from."""
 
@@ -146,6 +150,9 @@ class Source(Protocol):
         """How much of it has been read."""
         ...
 
-    def rows(self) -> AsyncIterator[SourceRow | UnreadableRow]:
-        """All of them. An error of the source as a whole is raised: a CredentialsError."""
+    def rows(self, check: Check) -> AsyncIterator[SourceRow | UnreadableRow]:
+        """All of them. An error of the source as a whole is raised: a CredentialsError.
+
+        `check` is for a source that refuses a row because of an earlier one, and would not for one that is wrong.
+        """
         ...

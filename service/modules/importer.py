@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from service.errors import (
@@ -101,8 +102,9 @@ class _Run:
             for _ in range(_GROUPS):
                 group.create_task(self._work(), name="import")
             together: list[SourceRow] = []
+            check = partial(self._importer.check, self._access)
             try:
-                async with aclosing(source.rows()) as rows:  # type: ignore[type-var]  # a generator, in each source
+                async with aclosing(source.rows(check)) as rows:  # type: ignore[type-var]  # a generator, in each source
                     async for row in rows:
                         if isinstance(row, UnreadableRow):
                             self._note(RowResult(row.where, Became.REFUSED, row.problem))

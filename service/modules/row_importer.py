@@ -61,6 +61,13 @@ class RowImporter:
         self._log = log
         self._past_ids = past_ids
 
+    def check(self, access: ImportAccess, row: SourceRow) -> None:
+        """What can be known of a row without asking anybody. Raises InvalidInput, which names the field."""
+        if row.is_wiped:
+            check_user_id(row.user_id)
+        else:
+            self._writer.check(_owner(access, row), _new(row))
+
     async def place(self, access: ImportAccess, row: SourceRow, mode: Mode) -> RowResult | Placed:
         """The row's credential, stored if it was not here; or its result, where that is known without opening it.
 
@@ -69,26 +76,8 @@ class RowImporter:
                 WriteInterrupted, after which another try may do better.
             CredentialsError: any other; no row will fare better.
         """
-        owner = OwnerAccess(
-            user_id=row.user_id,
-            actor=access.actor,
-            request_id=access.request_id,
-            account_type=access.account_type,
-        )
-        credential_id = row.credential_id
-        new = NewCredential(
-            account_id=row.account_id,
-            credential_type=row.credential_type,
-            api_key=row.api_key,
-            secret_key=row.secret_key,
-            id=credential_id,
-            is_active=row.is_active,
-            created_at=row.created_at,
-        )
-        if row.is_wiped:
-            check_user_id(row.user_id)
-        else:
-            self._writer.check(owner, new)
+        self.check(access, row)
+        owner, new, credential_id = _owner(access, row), _new(row), row.credential_id
         there = await self._found(access, credential_id)
         became = Became.WIPED if row.is_wiped else Became.PRESENT
         if there is None:
@@ -172,6 +161,27 @@ class RowImporter:
             wanted.reveal() as other,
         ):
             return hmac.compare_digest(one, other)  # which takes as long wherever they differ
+
+
+def _owner(access: ImportAccess, row: SourceRow) -> OwnerAccess:
+    return OwnerAccess(
+        user_id=row.user_id,
+        actor=access.actor,
+        request_id=access.request_id,
+        account_type=access.account_type,
+    )
+
+
+def _new(row: SourceRow) -> NewCredential:
+    return NewCredential(
+        account_id=row.account_id,
+        credential_type=row.credential_type,
+        api_key=row.api_key,
+        secret_key=row.secret_key,
+        id=row.credential_id,
+        is_active=row.is_active,
+        created_at=row.created_at,
+    )
 
 
 def _is_same(there: Credential, row: SourceRow) -> bool:

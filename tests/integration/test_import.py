@@ -142,6 +142,24 @@ async def test_a_row_that_is_wrong_is_refused_alone(runtime: Runtime, tmp_path: 
         assert await opened(runtime, row.uuid, row.user_id) == (row.api_key, row.secret_key)
 
 
+@pytest.mark.parametrize("mode", [Mode.DRY_RUN, Mode.IMPORT])
+async def test_a_row_that_is_wrong_is_not_in_the_way_of_its_good_twin(
+    runtime: Runtime, tmp_path: Path, mode: Mode
+) -> None:
+    good, other = Legacy(id=None), Legacy()
+    wrong = [
+        Legacy(good.user_id, good.account_id, api_key="", id=None),
+        Legacy(other.user_id, other.account_id, credential_type="alpca", id=other.id),
+        Legacy(other.user_id, other.account_id, secret_key="", id=other.id),
+    ]
+    report, results = await import_file(runtime, json_lines_file(tmp_path, [*wrong, good, other, *wrong]), mode)
+    problems = [str(results[f"line {number}"].problem) for number in (1, 2, 3, 6, 7, 8)]
+    fields = ["api_key", "credential_type", "secret_key"]
+    assert [problem.split(":")[0] for problem in problems] == [*fields, *fields]
+    stored = Became.VALID if mode is Mode.DRY_RUN else Became.IMPORTED
+    assert counted(report) == {stored: 2, Became.REFUSED: 6}
+
+
 async def test_a_dry_run_writes_opens_and_records_nothing(
     stack: Stack, runtime: Runtime, owner_conn: Connection, tmp_path: Path
 ) -> None:
@@ -301,4 +319,4 @@ def test_an_importer_hands_out_no_pair() -> None:
     """What it returns has no room for a key: an import is no way for an operator to read one."""
     assert set(RowResult.__dataclass_fields__) == {"where", "became", "problem", "credential_id"}
     assert [name for name in vars(Importer) if not name.startswith("_")] == ["run"]
-    assert [name for name in vars(RowImporter) if not name.startswith("_")] == ["place", "compare"]
+    assert [name for name in vars(RowImporter) if not name.startswith("_")] == ["check", "place", "compare"]

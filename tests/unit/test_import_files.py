@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from service.errors import ConfigurationError
 from service.memory.secret_pages import SecretBuffer
 from service.modules.import_records import SourceRow, UnreadableRow
+from service.modules.secret_pair import check_key
 from service.sources import secret_lines
 from service.sources.files import REQUIRED
 from service.sources.secret_lines import MAX_LINE, SecretLines, exposure, secret_file
@@ -166,8 +168,26 @@ async def test_the_second_row_of_a_credential_is_refused_whatever_its_keys(tmp_p
     found = await read(json_lines_file(tmp_path, [one, same, same_id, *anonymous, one]))
     told = [row.problem if isinstance(row, UnreadableRow) else None for row in found]
     of_id = "id: an earlier row is of the same id"
-    of_account = "account_id: an earlier row is of the same user, account and type, and no id tells them apart"
+    of_account = (
+        "id: an earlier row is of the same user, account and type, and has no `id` either;"
+        " if this is another credential, give it an `id`"
+    )
     assert told == [None, None, of_id, None, of_account, of_id]
+
+
+async def test_a_row_that_is_wrong_takes_no_id_and_a_wrong_copy_is_told_its_own_fault(tmp_path: Path) -> None:
+    def check(row: SourceRow) -> None:
+        check_key("api_key", row.api_key)
+
+    for id_given in (str(uuid4()), None):
+        good = Legacy("alice", ACCOUNT, id=id_given)
+        wrong = Legacy("alice", ACCOUNT, api_key="", id=id_given)
+        wrong_at_reading = Legacy("alice", ACCOUNT, id=id_given, more={"is_active": "maybe"})
+        rows = [wrong, wrong_at_reading, good, wrong, wrong_at_reading, good]
+        found = await read(json_lines_file(tmp_path, rows), check)
+        told = [row.problem.split(" an earlier")[0] if isinstance(row, UnreadableRow) else None for row in found]
+        faults = ["api_key: must not be empty", "is_active: must be true or false"]
+        assert told == [*faults, None, *faults, "id:"]
 
 
 async def test_a_row_without_an_id_has_the_same_one_in_every_run_and_under_any_name(tmp_path: Path) -> None:
