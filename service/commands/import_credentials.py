@@ -200,7 +200,8 @@ def _run(opening: Opening, mode: "Mode", *, all_rows: bool, in_json: bool) -> No
     if isinstance(report.stopped_by, ConfigurationError) and not (report.rows or report.has_begun):
         raise report.stopped_by  # the source is none, and running it again would find the same
     typer.echo(report_json(report, run_id) if in_json else "\n".join(report_lines(report)))
-    if not in_json and mode is not Mode.DRY_RUN:
+    # A dry run that found nothing to look at has recorded nothing.
+    if not in_json and not (mode is Mode.DRY_RUN and report.is_complete):
         typer.echo(f"Its events, where there are any, have the request_id {run_id}.")
     if report.stopped_by is not None or report.was_stopped:
         why = "" if report.stopped_by is None else f": {report.stopped_by}"

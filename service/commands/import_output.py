@@ -14,7 +14,7 @@ from service.modules.import_records import Became, ImportReport, Mode, RowResult
 _LINE_SECONDS = 10.0
 _WORDS = {
     Became.IMPORTED: "imported",
-    Became.PRESENT: "already here",
+    Became.PRESENT: "already here, and the same",
     Became.VALID: "would be imported",
     Became.WIPED: "imported and wiped in the source before",
     Became.DIFFERS: "here, but different",

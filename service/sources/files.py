@@ -149,6 +149,9 @@ def _csv_parser(lines: Iterator[tuple[int, str | None, str | None]], name_of_fil
     """
     _, text, _ = next(lines, (0, None, None))
     cells = _cells(text) if text is not None else None
+    if text is not None and text.lstrip().startswith("{"):
+        hint = "for JSON lines, use `import jsonl`"
+        raise ConfigurationError(f"{name_of_file}: its first line names no known column; {hint}")
     if cells is None or isinstance(cells, str):
         raise ConfigurationError(f"{name_of_file}: has no heading line")
     unknown = [f"column {number}" for number, name in enumerate(cells, 1) if name not in COLUMNS]

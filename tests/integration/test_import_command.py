@@ -45,7 +45,7 @@ def run(environment: Mapping[str, str], *arguments: object) -> Done:
 
 
 async def test_it_imports_says_what_is_wrong_and_shows_no_key(
-    stack: Stack, runtime: Runtime, environment: dict[str, str], tmp_path: Path
+    stack: Stack, runtime: Runtime, environment: dict[str, str], tmp_path: Path, owner_conn: Connection
 ) -> None:
     good, bad = Legacy(), Legacy(api_key=canary("CANARY") + "é")
     path = csv_file(tmp_path, [good, bad])
@@ -61,6 +61,16 @@ async def test_it_imports_says_what_is_wrong_and_shows_no_key(
         assert row.api_key not in done.stdout + done.stderr
         assert row.secret_key not in done.stdout + done.stderr
     assert await opened(runtime, good.uuid, good.user_id) == (good.api_key, good.secret_key)
+    same = csv_file(tmp_path, [good])
+    verified, dry = (run(environment, "csv", same, option) for option in ("--verify", "--dry-run"))
+    assert "already here, and the same                      1\n" in verified.stdout
+    assert "already here, keys not compared                 1\n" in dry.stdout
+    assert "request_id" not in dry.stdout  # nothing was recorded
+    others = run(environment, "csv", csv_file(tmp_path, [Legacy(id=good.id)]), "--dry-run")
+    assert "line 2: refused: id: is the id of another credential\n" in others.stdout
+    run_id = others.stdout.split()[-1].removesuffix(".")
+    events = "SELECT count(*) FROM credential_events WHERE request_id = $1"
+    assert await owner_conn.fetchval(events, run_id) == 1
     again = run(environment, "csv", csv_file(tmp_path, [good]), "--verify", "--json", "--all-rows")
     assert (again.returncode, again.stderr) == (0, "")
     line, report = map(json.loads, again.stdout.splitlines())

@@ -24,6 +24,7 @@ HEADING = b"user_id,account_id,credential_type,api_key,secret_key\n"
 ACCOUNT = "6f9619ff-8b86-4011-b42d-00c04fc964ff"
 CANARY = canary("CANARY").encode()
 ROW = b"alice," + ACCOUNT.encode() + b",alpaca," + CANARY + b",secret\n"
+JSON_HINT = "its first line names no known column; for JSON lines, use `import jsonl`"
 
 
 def keys(row: SourceRow) -> tuple[str, str]:
@@ -114,6 +115,9 @@ async def test_a_line_of_csv_that_is_wrong_is_one_refused_row(tmp_path: Path, li
         (HEADING.replace(b"user_id", b"User_Id") + ROW, "lacks user_id"),
         (b"\xff\xfe" + (HEADING + ROW).decode().encode("utf-16-le"), "is UTF-16"),
         (b"\xff" + HEADING, "has no heading line"),
+        (b'"' + HEADING, "has no heading line"),
+        (json.dumps({"user_id": "alice", "api_key": CANARY.decode()}).encode(), JSON_HINT),
+        (json.dumps({"user_id": "alice", "api_key": CANARY.decode()}, separators=(",", ":")).encode(), JSON_HINT),
         (b"a" * (MAX_LINE + 1) + HEADING, "has no heading line"),
     ],
 )
