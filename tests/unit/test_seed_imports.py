@@ -82,7 +82,8 @@ def test_what_a_process_holds_open_is_one_under_both_names() -> None:
         from service.settings import load_settings
 
         async def main():
-            configure(load_settings(database_url="postgresql://u@127.0.0.1:1/d", vault_addr="http://127.0.0.1:1"))
+            given = {"vault_addr": "http://127.0.0.1:1", "vault_role_id": "r", "vault_secret_id": "s"}
+            configure(load_settings(database_url="postgresql://u@127.0.0.1:1/d", **given))
             one, _ = await inside._as_owner("alice")
             other, _ = await outside._as_owner("alice")
             print(inside is not outside, one is other)
