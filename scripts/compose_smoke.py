@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Tries what `docker compose up` has started: stores, lists, opens, validates, deletes over REST, and looks at Vault.
+"""Tries what `docker compose up` has started: stores, lists, opens, validates, deletes over REST, has the
+worker rewrap, and looks at Vault.
 
 Run it before and after `docker compose down` and `up`: it opens what earlier runs have left, so that it is seen that
 the data is kept. Needs Python and docker compose, and nothing of this project's. Exit status 1: something is wrong.
@@ -18,7 +19,9 @@ from typing import Any, NoReturn
 SERVICE = f"http://127.0.0.1:{os.environ.get('SERVICE_PORT', '8080')}"
 VAULT = f"https://localhost:{os.environ.get('VAULT_PORT', '8200')}"
 ACCOUNT = "7a5cd1b4-3d0b-4c5e-9f4e-6f0b4f5f9a10"
+KEY = "credentials-alpaca"
 START_SECONDS = 120
+WORKER_SECONDS = 60
 
 
 def main() -> None:
@@ -27,8 +30,7 @@ def main() -> None:
     expect(compose("ps", "--quiet") != "", "nothing runs: docker compose up -d")
     say("waiting for the service")
     wait_until_ready()
-    token = compose("run", "--rm", "--no-deps", "-T", "provision", "token", "--role", "user", "--subject", "smoke")
-    bearer = {"Authorization": f"Bearer {token}"}
+    bearer = token_of("user")
 
     earlier = call("GET", "/v1/credentials", bearer)["credentials"]
     say(f"kept from earlier runs: {len(earlier)}")
@@ -54,6 +56,7 @@ def main() -> None:
     say(f"deleted {len(earlier)}, left 1 for the next run")
     events = call("GET", "/v1/events?limit=5", bearer)["events"]
     say(f"newest events: {', '.join(each['action'] for each in events)}")
+    worker_rewraps()
     look_at_vault()
     say("all good")
 
@@ -92,12 +95,32 @@ def validate(credential_id: str, bearer: dict[str, str]) -> None:
         say("validated: Alpaca cannot be asked from here (503), which is not called invalid")
 
 
+def worker_rewraps() -> None:
+    """A job that the worker alone can do, and that changes nothing where all is under the newest version."""
+    bearer = token_of("operator")
+    job = call("POST", f"/v1/keys/{KEY}/rewrap", bearer)
+    give_up = time.monotonic() + WORKER_SECONDS
+    while job["state"] not in ("done", "failed"):
+        if time.monotonic() > give_up:
+            fail(f"a rewrap is {job['state']} after {WORKER_SECONDS} s; docker compose ps, logs worker")
+        time.sleep(0.5)
+        job = call("GET", f"/v1/jobs/{job['id']}", bearer)
+    expect(job["state"] == "done", f"a rewrap failed: {job['reason']}")
+    say(f"rewrapped by the worker: {job['done']}")
+
+
 def look_at_vault() -> None:
     """The UI, with the certificate of the authority that was made for it and no other."""
     context = ssl.create_default_context(cadata=compose("exec", "-T", "vault", "cat", "/vault/tls/ca.pem"))
     with urllib.request.urlopen(f"{VAULT}/ui/", timeout=10, context=context) as page:  # noqa: S310 - https
         expect(page.status == 200, "the Vault UI does not answer")
     say(f"Vault UI: {VAULT}/ui")
+
+
+def token_of(role: str) -> dict[str, str]:
+    """The header of a caller with this role."""
+    token = compose("run", "--rm", "--no-deps", "-T", "provision", "token", "--role", role, "--subject", "smoke")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def call(method: str, path: str, headers: dict[str, str], body: Any = None) -> Any:

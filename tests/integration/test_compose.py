@@ -98,6 +98,14 @@ def test_it_works_and_keeps_its_data_and_vault_is_unsealed_again(compose: Compos
     assert "kept from earlier runs: 1" in compose.smoke()
 
 
+def test_the_smoke_script_fails_where_no_worker_works(compose: Compose) -> None:
+    compose("stop", "worker")
+    without = compose.run("scripts/compose_smoke.py")
+    compose("start", "worker")
+    assert (without.returncode, "FAILED: a rewrap is waiting" in without.stdout) == (1, True), without.stdout
+    assert "rewrapped by the worker: " in compose.smoke()
+
+
 def test_docker_shows_no_secret_of_it(compose: Compose) -> None:
     secrets = compose.secrets()
     assert len(secrets) >= 8
