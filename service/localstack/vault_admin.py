@@ -74,7 +74,7 @@ class VaultAdmin:
         if answer.status_code == httpx.codes.FORBIDDEN:
             raise VaultDenied(what)
         if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-            raise VaultSealed(what)
+            raise VaultSealed(f"Vault is sealed, or not up yet: it answered 503 to {method} {path}")
         if answer.is_server_error:
             raise VaultUnavailable(what)
         raise VaultRefused(what)
