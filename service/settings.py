@@ -272,7 +272,7 @@ class Settings(UseSettings, ProviderSettings, ProcessSettings):
 
     def check_login(self) -> None:
         """Raises ConfigurationError, which names it, where something is not set that the login to Vault takes."""
-        if missing := missing_for(self.vault_login, self.model_dump()):
+        if missing := missing_for(self.vault_login, dict(self)):
             raise ConfigurationError(f"settings: CREDENTIALS_{missing.upper()}: is not set; Vault's login takes it")
 
     def as_rotator(self) -> "Settings | None":

@@ -123,3 +123,13 @@ def serving(settings: Settings) -> Iterator[str]:
 def canary(prefix: str = "PK") -> str:
     """A random secret, of printable ASCII, that is found nowhere by accident."""
     return f"{prefix}{secrets.token_hex(20)}"
+
+
+def findings(printed: str) -> dict[str, str]:
+    """What the doctor found: `verdict detail` by name."""
+    found = {}
+    for line in printed.splitlines():
+        verdict, rest = line.split(maxsplit=1)
+        name, detail = rest.split(": ", 1)
+        found[name] = f"{verdict} {detail}"
+    return found

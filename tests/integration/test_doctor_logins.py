@@ -11,7 +11,7 @@ import pytest
 
 from service.settings import Settings
 from tests.doubles.oidc_issuer import OidcIssuer
-from tests.support import Stack
+from tests.support import Stack, findings
 
 ROTATOR = "CREDENTIALS_ROTATOR_"
 
@@ -30,12 +30,7 @@ def doctor(stack: Stack, **changes: str | None) -> tuple[int, dict[str, str]]:
         timeout=120,
     )
     assert done.stderr == ""
-    found = {}
-    for line in done.stdout.splitlines():
-        verdict, rest = line.split(maxsplit=1)
-        name, detail = rest.split(": ", 1)
-        found[name] = f"{verdict} {detail}"
-    return done.returncode, found
+    return done.returncode, findings(done.stdout)
 
 
 def with_password(settings: Settings, given: str) -> str:

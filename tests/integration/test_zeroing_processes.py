@@ -19,7 +19,7 @@ import pytest
 
 from service.memory.hardening import MARKER, prepared
 from service.memory.shim import glibc_version
-from tests.support import Stack, canary
+from tests.support import Stack, canary, findings
 
 pytestmark = pytest.mark.skipif(glibc_version() is None, reason="for glibc alone")
 
@@ -359,12 +359,7 @@ def doctor(environment: Mapping[str, str] | None = None) -> tuple[int, dict[str,
     """The exit status, and each finding: `verdict detail` by name."""
     done = run(COMMAND, "doctor", environment=environment)
     assert done.stderr == ""
-    found = {}
-    for line in done.stdout.splitlines():
-        verdict, rest = line.split(maxsplit=1)
-        name, detail = rest.split(": ", 1)
-        found[name] = f"{verdict} {detail}"
-    return done.returncode, found
+    return done.returncode, findings(done.stdout)
 
 
 def test_the_doctor_finds_a_good_machine_good(private_stack: Stack) -> None:
